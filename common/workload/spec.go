@@ -1,0 +1,204 @@
+package workload
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/gowebpki/jcs"
+	"github.com/opencontainers/go-digest"
+)
+
+// Spec is what somebody wants to run. Its JSON form is what plugins see and
+// may change, what policy decides on and what the launch record binds.
+type Spec struct {
+	// Name is unique on a node: a DNS label (RFC 1123), 1 to 63 characters.
+	Name string `json:"name"`
+	// Image is the reference as it was asked for.
+	Image string `json:"image"`
+	// Entrypoint replaces the image's entrypoint when not empty.
+	Entrypoint []string `json:"entrypoint,omitempty"`
+	// Args replaces the image's command; after Complete it is the whole argv.
+	Args []string `json:"args,omitempty"`
+	// Env holds KEY=value entries; later entries win.
+	Env []string `json:"env,omitempty"`
+	// WorkingDir is an absolute path inside the container.
+	WorkingDir string `json:"workingDir,omitempty"`
+	// User is "uid[:gid]" or "name[:group]", resolved inside the image.
+	User string `json:"user,omitempty"`
+	// Hostname is the container's host name; the Name when empty.
+	Hostname string `json:"hostname,omitempty"`
+	// Labels are free; segments and policies select by them.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Terminal gives the container a pseudo-terminal.
+	Terminal bool `json:"terminal,omitempty"`
+	// OpenStdin keeps standard input open for attach.
+	OpenStdin bool `json:"openStdin,omitempty"`
+	// WritableRootfs lays a writable overlay over the image; read-only otherwise.
+	WritableRootfs bool `json:"writableRootfs,omitempty"`
+	// CapAdd names capabilities to keep ("CAP_NET_RAW"); none are kept otherwise.
+	CapAdd []string `json:"capAdd,omitempty"`
+	// Resources are the limits of the container's cgroup.
+	Resources Resources `json:"resources"`
+	// Network is the network to join; "none" for a network namespace without one.
+	Network string `json:"network"`
+	// StopSignal is a signal name ("SIGTERM"); the image's, else SIGTERM, when empty.
+	StopSignal string `json:"stopSignal,omitempty"`
+	// AutoRemove removes the container when it has exited.
+	AutoRemove bool `json:"autoRemove,omitempty"`
+	// MinLevel is the least assurance level that the node must have.
+	MinLevel Level `json:"minLevel"`
+}
+
+// Resources are cgroup limits; zero means the default of the node.
+type Resources struct {
+	// MilliCPU is CPU time in thousandths of a core.
+	MilliCPU int64 `json:"milliCpu,omitempty"`
+	// MemoryBytes is the memory limit in bytes.
+	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	// Pids is the most tasks at a time.
+	Pids int64 `json:"pids,omitempty"`
+}
+
+// Defaults of a node for limits that a Spec leaves at zero.
+const (
+	DefaultPids    = 1024
+	NetworkDefault = "default"
+	NetworkNone    = "none"
+)
+
+var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// ValidateName tells whether s can name a workload, a network or a segment: a
+// DNS label of RFC 1123.
+func ValidateName(s string) error {
+	if !namePattern.MatchString(s) {
+		return fmt.Errorf("name %q is not a DNS label: 1 to 63 of a-z, 0-9 and -, not starting or ending with -", s)
+	}
+	return nil
+}
+
+// Validate checks the forms of the fields; the first fault found is told.
+func (s *Spec) Validate() error {
+	if err := ValidateName(s.Name); err != nil {
+		return err
+	}
+	if s.Image == "" {
+		return fmt.Errorf("no image given")
+	}
+	if err := ValidateName(s.Network); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	if s.WorkingDir != "" && !strings.HasPrefix(s.WorkingDir, "/") {
+		return fmt.Errorf("working directory %q is not an absolute path", s.WorkingDir)
+	}
+	for _, e := range s.Env {
+		if i := strings.IndexByte(e, '='); i < 1 {
+			return fmt.Errorf("environment entry %q is not KEY=value", e)
+		}
+	}
+	for _, v := range slices.Concat(s.Entrypoint, s.Args, s.Env, []string{s.WorkingDir, s.User, s.Hostname}) {
+		if strings.ContainsRune(v, 0) {
+			return fmt.Errorf("%q holds a NUL byte", v)
+		}
+	}
+	if r := s.Resources; r.MilliCPU < 0 || r.MemoryBytes < 0 || r.Pids < 0 {
+		return fmt.Errorf("a resource limit is negative")
+	}
+	if m := s.Resources.MemoryBytes; m > 0 && m < 4<<20 {
+		return fmt.Errorf("memory limit of %d bytes is under the least that works, 4 MiB", m)
+	}
+	return nil
+}
+
+// Complete gives s with everything filled in that the image and the defaults
+// say, so that Args is the whole argv and no field depends on the image any more.
+func (s Spec) Complete(img Image) (Spec, error) {
+	c := img.Config
+	argv := slices.Clone(s.Entrypoint)
+	if len(argv) == 0 {
+		argv = slices.Clone(c.Entrypoint)
+	}
+	switch {
+	case len(s.Args) > 0:
+		argv = append(argv, s.Args...)
+	case len(s.Entrypoint) == 0:
+		argv = append(argv, c.Cmd...)
+	}
+	if len(argv) == 0 {
+		return s, fmt.Errorf("image %s names no command and none was given", img.Reference)
+	}
+	s.Entrypoint, s.Args = nil, argv
+	s.Env = mergeEnv([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, c.Env, s.Env)
+	s.WorkingDir = first(s.WorkingDir, c.WorkingDir, "/")
+	s.User = first(s.User, c.User, "0:0")
+	s.Hostname = first(s.Hostname, s.Name)
+	s.StopSignal = first(s.StopSignal, c.StopSignal, "SIGTERM")
+	if s.Terminal {
+		s.Env = mergeEnv([]string{"TERM=xterm"}, s.Env)
+	}
+	if s.Resources.Pids == 0 {
+		s.Resources.Pids = DefaultPids
+	}
+	s.Labels = maps.Clone(s.Labels)
+	if s.Labels == nil {
+		s.Labels = map[string]string{}
+	}
+	return s, nil
+}
+
+// Digest is the SHA-256 of the spec's canonical JSON (RFC 8785).
+func (s Spec) Digest() (digest.Digest, error) { return CanonicalDigest(s) }
+
+// CanonicalDigest is the SHA-256 of v's canonical JSON (RFC 8785).
+func CanonicalDigest(v any) (digest.Digest, error) {
+	b, err := CanonicalJSON(v)
+	if err != nil {
+		return "", err
+	}
+	return digest.NewDigestFromBytes(digest.SHA256, sum(b)), nil
+}
+
+// CanonicalJSON gives v's JSON in the canonical form of RFC 8785.
+func CanonicalJSON(v any) ([]byte, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	c, err := jcs.Transform(b)
+	if err != nil {
+		return nil, fmt.Errorf("canonicalise: %w", err)
+	}
+	return c, nil
+}
+
+func sum(b []byte) []byte { h := sha256.Sum256(b); return h[:] }
+
+func first(ss ...string) string {
+	for _, s := range ss {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// mergeEnv keeps the order of first appearance and the value of the last.
+func mergeEnv(lists ...[]string) []string {
+	var out []string
+	at := map[string]int{}
+	for _, e := range slices.Concat(lists...) {
+		k, _, _ := strings.Cut(e, "=")
+		if i, ok := at[k]; ok {
+			out[i] = e
+			continue
+		}
+		at[k] = len(out)
+		out = append(out, e)
+	}
+	return out
+}

@@ -1,0 +1,194 @@
+// Package launch is the one way in: the pipeline from a request to a running,
+// measured, identified and connected container. It owns the interfaces of the
+// steps; daemon connects them to the modules.
+//
+// Each step needs a value that an earlier one made, so that a wrong order
+// rarely compiles; each leaves nothing behind when it fails, and what earlier
+// steps did is undone in reverse.
+package launch
+
+import (
+	"context"
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"tero.internal/common/spiffeid"
+	"tero.internal/common/undo"
+	"tero.internal/common/workload"
+)
+
+// Images finds, checks and unpacks images.
+type Images interface {
+	// Resolve gives the image that reference names now, with its trusted signers.
+	Resolve(ctx context.Context, reference string) (workload.Image, error)
+}
+
+// Plugins runs the admission plugins.
+type Plugins interface {
+	// Admit lets plugins change the spec, then judge it. A refusal is a fault
+	// of kind Denied that names the plugin and its reason.
+	Admit(ctx context.Context, spec workload.Spec, image workload.Image) (workload.Spec, []workload.PluginVerdict, error)
+}
+
+// Policy decides.
+type Policy interface {
+	// AdmitLaunch permits one launch, or gives a fault of kind Denied that
+	// names the policy, or the one that was nearest to permitting.
+	AdmitLaunch(ctx context.Context, admission workload.Admission) (workload.Grant, error)
+}
+
+// Attestor keeps the launch log.
+type Attestor interface {
+	// Level is what this node's evidence is worth.
+	Level() workload.Level
+	// Measure records the launch and extends the register. When it returns
+	// without an error, the record is durable and cannot be taken back.
+	Measure(ctx context.Context, m workload.Measurement) (workload.Evidence, error)
+}
+
+// Identities names workloads.
+type Identities interface {
+	// Enrol binds a SPIFFE ID to a measured launch.
+	Enrol(ctx context.Context, container workload.ID, spiffeID string, evidence workload.Evidence) (workload.Identity, error)
+	// Revoke ends the identity; it is nil for one that is not enrolled.
+	Revoke(ctx context.Context, container workload.ID) error
+}
+
+// Sandboxes makes isolated process trees.
+type Sandboxes interface {
+	// Configure gives the OCI runtime configuration that Create will apply,
+	// whole and without anything that varies between equal launches.
+	Configure(spec workload.Spec, image workload.Image) (*specs.Spec, error)
+	// Create makes namespaces, cgroup and rootfs; nothing of the image runs yet.
+	// netns is a path to the network namespace that holds until Destroy.
+	Create(ctx context.Context, container workload.ID, config *specs.Spec, image workload.Image) (netns string, err error)
+	// Start writes the endpoint's addresses and name servers into the
+	// container's files (nil: no network) and executes the process.
+	Start(ctx context.Context, container workload.ID, endpoint *workload.Endpoint) error
+	// Destroy kills what is left and removes everything; it is nil for an
+	// unknown container.
+	Destroy(ctx context.Context, container workload.ID) error
+}
+
+// Network connects containers.
+type Network interface {
+	// Attach makes the interface, with policy in the kernel before it is up.
+	Attach(ctx context.Context, attachment workload.Attachment) (workload.Endpoint, error)
+	// Detach removes it and its lease; it is nil for one that is not attached.
+	Detach(ctx context.Context, container workload.ID) error
+}
+
+// Pipeline holds the steps. All fields must be set.
+type Pipeline struct {
+	Images      Images
+	Plugins     Plugins
+	Policy      Policy
+	Attestor    Attestor
+	Identities  Identities
+	Sandboxes   Sandboxes
+	Network     Network
+	TrustDomain spiffeid.TrustDomain
+}
+
+// Launched is a container that runs, with everything that was decided about it.
+type Launched struct {
+	Container workload.ID
+	// Spec is the final one, as plugins left it and policy admitted it.
+	Spec     workload.Spec
+	Image    workload.Image
+	Verdicts []workload.PluginVerdict
+	Grant    workload.Grant
+	Evidence workload.Evidence
+	Identity workload.Identity
+	// Endpoint is nil on network "none".
+	Endpoint *workload.Endpoint
+}
+
+// Run launches spec as container. On an error nothing of it is left but the
+// launch record, if it came that far.
+func (p *Pipeline) Run(ctx context.Context, caller workload.Principal, container workload.ID, spec workload.Spec) (_ *Launched, err error) {
+	var done undo.Stack
+	defer func() {
+		if err != nil {
+			if undone := done.Run(ctx); undone != nil {
+				err = fmt.Errorf("%w (and clean-up failed: %w)", err, undone)
+			}
+		}
+	}()
+	l := &Launched{Container: container}
+
+	if l.Image, err = p.Images.Resolve(ctx, spec.Image); err != nil {
+		return nil, err
+	}
+	if spec, err = spec.Complete(l.Image); err != nil {
+		return nil, err
+	}
+	if l.Spec, l.Verdicts, err = p.Plugins.Admit(ctx, spec, l.Image); err != nil {
+		return nil, err
+	}
+	spiffeID, err := p.TrustDomain.Workload(l.Spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	if l.Grant, err = p.Policy.AdmitLaunch(ctx, workload.Admission{
+		Caller: caller, Spec: l.Spec, Image: l.Image, SPIFFEID: spiffeID,
+		NodeLevel: p.Attestor.Level(), Plugins: l.Verdicts,
+	}); err != nil {
+		return nil, err
+	}
+	config, err := p.Sandboxes.Configure(l.Spec, l.Image)
+	if err != nil {
+		return nil, err
+	}
+	measurement, err := measure(container, l, spiffeID, config)
+	if err != nil {
+		return nil, err
+	}
+	if l.Evidence, err = p.Attestor.Measure(ctx, measurement); err != nil {
+		return nil, err
+	}
+	if l.Identity, err = p.Identities.Enrol(ctx, container, spiffeID, l.Evidence); err != nil {
+		return nil, err
+	}
+	done.Push("enrol", func(ctx context.Context) error { return p.Identities.Revoke(ctx, container) })
+
+	netns, err := p.Sandboxes.Create(ctx, container, config, l.Image)
+	if err != nil {
+		return nil, err
+	}
+	done.Push("create sandbox", func(ctx context.Context) error { return p.Sandboxes.Destroy(ctx, container) })
+
+	if l.Spec.Network != workload.NetworkNone {
+		endpoint, err := p.Network.Attach(ctx, workload.Attachment{
+			Container: container, Name: l.Spec.Name, Network: l.Spec.Network,
+			SPIFFEID: l.Identity.SPIFFEID, Labels: l.Spec.Labels, NetNS: netns, Interface: "eth0",
+		})
+		if err != nil {
+			return nil, err
+		}
+		done.Push("attach network", func(ctx context.Context) error { return p.Network.Detach(ctx, container) })
+		l.Endpoint = &endpoint
+	}
+	if err := p.Sandboxes.Start(ctx, container, l.Endpoint); err != nil {
+		return nil, err
+	}
+	done.Keep()
+	return l, nil
+}
+
+// measure gives what the launch record binds together.
+func measure(container workload.ID, l *Launched, spiffeID string, config *specs.Spec) (workload.Measurement, error) {
+	configDigest, err := workload.CanonicalDigest(config)
+	if err != nil {
+		return workload.Measurement{}, fmt.Errorf("digest of the configuration: %w", err)
+	}
+	mounts, err := workload.CanonicalDigest(config.Mounts)
+	if err != nil {
+		return workload.Measurement{}, fmt.Errorf("digest of the mounts: %w", err)
+	}
+	return workload.Measurement{
+		Container: container, Name: l.Spec.Name, ImageRef: l.Image.Reference, Image: l.Image.Digest,
+		Config: configDigest, Mounts: mounts, Policy: l.Grant.PolicyDigest, SPIFFEID: spiffeID,
+	}, nil
+}

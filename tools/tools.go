@@ -1,0 +1,2 @@
+// Package tools pins the developers' tools; go.mod lists them (go tool).
+package tools
