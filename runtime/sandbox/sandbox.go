@@ -1,0 +1,92 @@
+// Package sandbox makes isolated process trees: the native class, by Linux
+// namespaces. terod prepares each sandbox (cgroup, id range, root filesystem)
+// and compiles its configuration into a program of raw system calls; the keeper,
+// a small process that outlives terod, clones the process that runs it.
+//
+//	          terod                         keeper                     child
+//	Create    cgroup, ids, overlay,
+//	          program            -create->  clone3, id maps    -gate->  mounts, pivot, drop
+//	                             <-ready--                     <-ready  waits
+//	Start     files of the network -start->                    -gate->  seccomp, exec
+//	                             <-done---                     <-EOF-   payload runs
+//	                                        output -> log file
+//	Wait                         <-exit---  reap -> exit file
+//
+// A sandbox on disk is the folder StateDir/containers/ID, from Create until
+// Destroy; what is in it is enough to remove the sandbox without the keeper.
+package sandbox
+
+import (
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/workload"
+)
+
+// Config says where a Native keeps its things.
+type Config struct {
+	// StateDir is on disk: container folders with logs, writable layers and exit records.
+	StateDir string
+	// RunDir holds the keeper's socket; it may be on tmpfs.
+	RunDir string
+	// InitPath is the tero-init binary.
+	InitPath string
+	// CgroupParent is the cgroup that all containers go under ("tero").
+	CgroupParent string
+	Log          *slog.Logger
+}
+
+// Phase is how far a sandbox has come.
+type Phase string
+
+// The phases of a sandbox.
+const (
+	// Created sandboxes wait for Start, or were left in the middle of Create.
+	Created Phase = "created"
+	// Running sandboxes execute their process.
+	Running Phase = "running"
+	// Exited sandboxes wait for Destroy.
+	Exited Phase = "exited"
+)
+
+// Exit is how a sandbox's first process ended.
+type Exit struct {
+	// Code is the exit code; 128 plus the signal for a process that was killed.
+	Code int `json:"code"`
+	// Signal is what killed it; 0 when it exited by itself.
+	Signal unix.Signal `json:"signal,omitempty"`
+	// OOMKilled is true when a process of the sandbox was killed for lack of memory.
+	OOMKilled bool `json:"oomKilled,omitempty"`
+	// Lost is true when nobody saw the end: the keeper itself was killed, and
+	// the container with it. Code is 137 then.
+	Lost bool      `json:"lost,omitempty"`
+	At   time.Time `json:"at"`
+}
+
+// Status is a sandbox that exists.
+type Status struct {
+	ID    workload.ID
+	Phase Phase
+	// PID is the first process in the host's numbers; 0 when there is none.
+	PID int
+	// Exit is set in phase Exited.
+	Exit *Exit
+}
+
+// ExecSpec is a further process in a running sandbox.
+type ExecSpec struct {
+	Args []string
+	// Env is added to the container's own environment; later entries win.
+	Env []string
+	// Cwd is the working directory; the container's own when empty.
+	Cwd string
+	// User is "uid[:gid]" or "name[:group]" of the image; the container's own when empty.
+	User string
+	// Terminal gives the process a pseudo-terminal, see Process.Terminal; the files below are not used then.
+	Terminal bool
+	// Stdin, Stdout and Stderr become the process's; nil is /dev/null.
+	Stdin, Stdout, Stderr *os.File
+}
