@@ -84,9 +84,9 @@ type Network struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// name is a DNS label.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// driver is "routed" or "bridge".
+	// driver is "routed": a veth pair for each container, all traffic routed by the node.
 	Driver string `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
-	// isolation is "full" (only segments allow) or "peer" (members reach one another).
+	// isolation is "full": only segments allow.
 	Isolation string `protobuf:"bytes,3,opt,name=isolation,proto3" json:"isolation,omitempty"`
 	// pool is the IPv4 prefix that addresses come from ("10.210.0.0/16").
 	Pool string `protobuf:"bytes,4,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -342,15 +342,13 @@ func (x *Endpoint) GetAttached() *timestamppb.Timestamp {
 	return nil
 }
 
-// Peer selects workloads: by name, or by labels that all must be equal, or by CIDR.
+// Peer selects workloads: by name, by labels that all must be equal, or by both.
 type Peer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// workload is a name.
 	Workload string `protobuf:"bytes,1,opt,name=workload,proto3" json:"workload,omitempty"`
 	// labels must all be there with these values.
-	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// cidr is a prefix outside of TERO's networks ("192.0.2.0/24").
-	Cidr          string `protobuf:"bytes,3,opt,name=cidr,proto3" json:"cidr,omitempty"`
+	Labels        map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -397,13 +395,6 @@ func (x *Peer) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
-}
-
-func (x *Peer) GetCidr() string {
-	if x != nil {
-		return x.Cidr
-	}
-	return ""
 }
 
 // Port is a protocol and a destination port.
@@ -841,9 +832,9 @@ type CreateNetworkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// name is a DNS label.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// driver is "routed" (when empty) or "bridge".
+	// driver is "routed", also when empty.
 	Driver string `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
-	// isolation is "full" (when empty) or "peer".
+	// isolation is "full", also when empty.
 	Isolation string `protobuf:"bytes,3,opt,name=isolation,proto3" json:"isolation,omitempty"`
 	// pool is an IPv4 prefix; a free one is taken when empty.
 	Pool string `protobuf:"bytes,4,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -1798,11 +1789,10 @@ const file_network_v1_network_proto_rawDesc = "" +
 	"\battached\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\battached\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x98\x01\n" +
 	"\x04Peer\x12\x1a\n" +
 	"\bworkload\x18\x01 \x01(\tR\bworkload\x129\n" +
-	"\x06labels\x18\x02 \x03(\v2!.tero.network.v1.Peer.LabelsEntryR\x06labels\x12\x12\n" +
-	"\x04cidr\x18\x03 \x01(\tR\x04cidr\x1a9\n" +
+	"\x06labels\x18\x02 \x03(\v2!.tero.network.v1.Peer.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +
