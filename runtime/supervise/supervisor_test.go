@@ -1,0 +1,352 @@
+package supervise_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/eventbus"
+	"tero.internal/common/fault"
+	"tero.internal/common/workload"
+	"tero.internal/runtime/launch"
+	"tero.internal/runtime/sandbox"
+	"tero.internal/runtime/state"
+	"tero.internal/runtime/supervise"
+)
+
+// machine fakes everything below the supervisor: sandboxes that run until they
+// are signalled, a network and identities that remember what they gave.
+type machine struct {
+	mu        sync.Mutex // guards what follows
+	boxes     map[workload.ID]*box
+	attached  map[workload.ID]bool
+	enrolled  map[workload.ID]bool
+	alive     []workload.ID
+	launchErr error
+	detachErr error
+	ignores   unix.Signal // containers ignore it
+}
+
+type box struct {
+	phase sandbox.Phase
+	exit  sandbox.Exit
+	ended chan struct{}
+}
+
+func newMachine() *machine {
+	return &machine{boxes: map[workload.ID]*box{}, attached: map[workload.ID]bool{}, enrolled: map[workload.ID]bool{}}
+}
+
+func (m *machine) add(id workload.ID, p sandbox.Phase) *box {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := &box{phase: p, ended: make(chan struct{})}
+	m.boxes[id], m.attached[id], m.enrolled[id] = b, true, true
+	return b
+}
+
+func (m *machine) Run(_ context.Context, _ workload.Principal, id workload.ID, spec workload.Spec) (*launch.Launched, error) {
+	if m.launchErr != nil {
+		return nil, m.launchErr
+	}
+	m.add(id, sandbox.Running)
+	spec.StopSignal = "SIGTERM"
+	return &launch.Launched{Container: id, Spec: spec}, nil
+}
+
+func (m *machine) Signal(_ context.Context, id workload.ID, sig unix.Signal) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b, ok := m.boxes[id]
+	if !ok || b.phase != sandbox.Running {
+		return unix.ESRCH
+	}
+	if sig != m.ignores {
+		b.end(sandbox.Exit{Code: 128 + int(sig), Signal: sig})
+	}
+	return nil
+}
+
+func (b *box) end(e sandbox.Exit) {
+	b.phase, b.exit = sandbox.Exited, e
+	close(b.ended)
+}
+
+func (m *machine) Wait(ctx context.Context, id workload.ID) (sandbox.Exit, error) {
+	m.mu.Lock()
+	b := m.boxes[id]
+	m.mu.Unlock()
+	select {
+	case <-b.ended:
+		return b.exit, nil
+	case <-ctx.Done():
+		return sandbox.Exit{}, ctx.Err()
+	}
+}
+
+func (m *machine) List(context.Context) ([]sandbox.Status, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []sandbox.Status
+	for id, b := range m.boxes {
+		out = append(out, sandbox.Status{ID: id, Phase: b.phase})
+	}
+	return out, nil
+}
+
+func (m *machine) Destroy(_ context.Context, id workload.ID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.boxes, id)
+	return nil
+}
+
+func (m *machine) Detach(_ context.Context, id workload.ID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.detachErr != nil {
+		return m.detachErr
+	}
+	delete(m.attached, id)
+	return nil
+}
+
+func (m *machine) Reconcile(_ context.Context, alive []workload.ID) error {
+	m.alive = alive
+	return nil
+}
+
+func (m *machine) Revoke(_ context.Context, id workload.ID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.enrolled, id)
+	return nil
+}
+
+// left tells what the machine still holds.
+func (m *machine) left() [3]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return [3]int{len(m.boxes), len(m.attached), len(m.enrolled)}
+}
+
+func open(t *testing.T, m *machine, st *state.Store) *supervise.Supervisor {
+	t.Helper()
+	s, err := supervise.Open(t.Context(), supervise.Config{
+		Launcher: m, Sandboxes: m, Network: m, Identities: m, State: st,
+		Bus: &eventbus.Bus{}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func openState(t *testing.T) *state.Store {
+	t.Helper()
+	st, err := state.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = st.Close() })
+	return st
+}
+
+func spec(name string) workload.Spec {
+	return workload.Spec{Name: name, Image: "web", Network: "default"}
+}
+
+func run(t *testing.T, s *supervise.Supervisor, sp workload.Spec, hold bool) (state.Container, func()) {
+	t.Helper()
+	c, release, err := s.Run(t.Context(), workload.Principal{}, sp, hold)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, release
+}
+
+func TestExitGivesBackAndIsRecorded(t *testing.T) {
+	m, st := newMachine(), openState(t)
+	s := open(t, m, st)
+	defer s.Close()
+	c, _ := run(t, s, spec("web"), false)
+	if _, err := s.Remove(t.Context(), "web", false); fault.KindOf(err) != fault.Conflict {
+		t.Errorf("rm of a running container: %v, want conflict", err)
+	}
+	if err := s.Kill(t.Context(), "web", "USR1"); err != nil {
+		t.Fatal(err)
+	}
+	exit, err := s.Wait(t.Context(), c.ID)
+	if err != nil || exit.Code != 128+int(unix.SIGUSR1) {
+		t.Fatalf("Wait = %+v, %v", exit, err)
+	}
+	if got := m.left(); got != [3]int{1, 0, 0} {
+		t.Errorf("after exit (boxes, interfaces, identities) = %v, want only the box", got)
+	}
+	r, err := s.Find("web")
+	if err != nil || r.Phase != state.Exited || r.Exit.Code != exit.Code {
+		t.Errorf("record = %+v, %v", r, err)
+	}
+	if _, err := s.Remove(t.Context(), "web", false); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.left(); got != [3]int{} || len(s.List()) != 0 {
+		t.Errorf("after rm: machine %v, records %v", got, s.List())
+	}
+}
+
+func TestFailedLaunchLeavesNoRecord(t *testing.T) {
+	m, st := newMachine(), openState(t)
+	m.launchErr = fault.New(fault.Denied, "no")
+	s := open(t, m, st)
+	defer s.Close()
+	sub := s.Bus.Subscribe()
+	defer sub.Close()
+	_, _, err := s.Run(t.Context(), workload.Principal{}, spec("web"), false)
+	if fault.KindOf(err) != fault.Denied || len(s.List()) != 0 {
+		t.Errorf("Run = %v, records %v", err, s.List())
+	}
+	if e, _, err := sub.Next(t.Context()); err != nil || e.Type != "launch.refused" {
+		t.Errorf("event %+v, %v; want launch.refused", e, err)
+	}
+}
+
+func TestAutoRemoveWaitsForTheReader(t *testing.T) {
+	m, st := newMachine(), openState(t)
+	s := open(t, m, st)
+	defer s.Close()
+	sub := s.Bus.Subscribe()
+	defer sub.Close()
+	sp := spec("web")
+	sp.AutoRemove = true
+	c, release := run(t, s, sp, true)
+	if err := s.Kill(t.Context(), "web", "KILL"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Wait(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Find("web"); err != nil {
+		t.Fatalf("removed while its output was being read: %v", err)
+	}
+	release()
+	for {
+		e, _, err := sub.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Type == "container.removed" {
+			break
+		}
+	}
+	if got := m.left(); got != [3]int{} {
+		t.Errorf("left %v", got)
+	}
+}
+
+func TestStopKillsWhenTheSignalIsIgnored(t *testing.T) {
+	st := openState(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		m.ignores = unix.SIGTERM
+		s := open(t, m, st)
+		defer s.Close()
+		run(t, s, spec("web"), false)
+		began := time.Now()
+		exit, err := s.Stop(t.Context(), "web", 10*time.Second)
+		if err != nil || exit.Signal != int(unix.SIGKILL) {
+			t.Errorf("Stop = %+v, %v; want SIGKILL", exit, err)
+		}
+		if d := time.Since(began); d != 10*time.Second {
+			t.Errorf("killed after %v, want 10 s", d)
+		}
+		if again, err := s.Stop(t.Context(), "web", 0); err != nil || again != exit {
+			t.Errorf("second Stop = %+v, %v", again, err)
+		}
+	})
+}
+
+func TestExitIsRecordedWhenGivingBackFailsAtFirst(t *testing.T) {
+	st := openState(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		m.detachErr = errors.New("netlink is busy")
+		s := open(t, m, st)
+		defer s.Close()
+		c, _ := run(t, s, spec("web"), false)
+		if err := s.Kill(t.Context(), "web", ""); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("Kill without a signal: %v, want invalid", err)
+		}
+		if err := s.Kill(t.Context(), "web", "9"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if r, _ := s.Find("web"); r.Phase != state.Running {
+			t.Errorf("phase %s before the network gave back, want running", r.Phase)
+		}
+		m.mu.Lock()
+		m.detachErr = nil
+		m.mu.Unlock()
+		if _, err := s.Wait(t.Context(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestRecover(t *testing.T) {
+	m, st := newMachine(), openState(t)
+	s := open(t, m, st)
+	running, _ := run(t, s, spec("running"), false)
+	exited, _ := run(t, s, spec("exited"), false)
+	lost, _ := run(t, s, spec("lost"), false)
+	s.Close() // the daemon is gone
+
+	half := state.Container{ID: workload.NewID(), Phase: state.Creating, Spec: spec("half")}
+	if err := st.Add(half); err != nil {
+		t.Fatal(err)
+	}
+	m.add(half.ID, sandbox.Created)
+	stranger := workload.NewID()
+	m.add(stranger, sandbox.Running)
+	m.boxes[exited.ID].end(sandbox.Exit{Code: 3})
+	delete(m.boxes, lost.ID)
+
+	s = open(t, m, st)
+	defer s.Close()
+	if diff := cmp.Diff([]workload.ID{running.ID}, m.alive); diff != "" {
+		t.Errorf("alive for the network (-want +got):\n%s", diff)
+	}
+	if e, err := s.Wait(t.Context(), exited.ID); err != nil || e.Code != 3 {
+		t.Errorf("exit while the daemon was gone = %+v, %v; want code 3", e, err)
+	}
+	if e, err := s.Wait(t.Context(), lost.ID); err != nil || e.Code != 255 || e.Message == "" {
+		t.Errorf("lost container = %+v, %v; want code 255 with a message", e, err)
+	}
+	if r, err := s.Running("running"); err != nil || r.ID != running.ID {
+		t.Errorf("running container = %+v, %v", r, err)
+	}
+	if _, err := s.Find("half"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("half-launched container: %v, want not found", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.boxes[half.ID] != nil || m.boxes[stranger] != nil {
+		t.Error("a half-launched or unknown sandbox was left")
+	}
+}
+
+func TestParseSignal(t *testing.T) {
+	for in, want := range map[string]unix.Signal{"SIGTERM": unix.SIGTERM, "term": unix.SIGTERM, "15": unix.SIGTERM, "": 0, "NOPE": 0, "65": 0} {
+		got, err := supervise.ParseSignal(in)
+		if got != want || (err == nil) != (want != 0) {
+			t.Errorf("ParseSignal(%q) = %v, %v", in, got, err)
+		}
+	}
+}
