@@ -1,0 +1,4 @@
+package seccomp
+
+// nativeABI is the ABI of this program and of its kernel.
+const nativeABI = x8664
