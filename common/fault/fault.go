@@ -89,8 +89,7 @@ func (e *Error) Unwrap() error { return e.Cause }
 
 // KindOf gives the kind of the first fault in err's chain, else Internal.
 func KindOf(err error) Kind {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
 	}
 	return Internal

@@ -37,8 +37,7 @@ func ToStatus(err error) error {
 	if err == nil {
 		return nil
 	}
-	var f *fault.Error
-	if !errors.As(err, &f) {
+	if _, ok := errors.AsType[*fault.Error](err); !ok {
 		if _, ok := status.FromError(err); ok {
 			return err
 		}

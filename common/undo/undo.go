@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -30,10 +31,10 @@ func (s *Stack) Push(name string, run func(context.Context) error) {
 // them whatever fails, also when ctx has ended, and joins their errors.
 func (s *Stack) Run(ctx context.Context) error {
 	var errs []error
-	for i := len(s.steps) - 1; i >= 0; i-- {
+	for _, v := range slices.Backward(s.steps) {
 		c, cancel := context.WithTimeout(context.WithoutCancel(ctx), Timeout)
-		if err := s.steps[i].run(c); err != nil {
-			errs = append(errs, fmt.Errorf("undo %s: %w", s.steps[i].name, err))
+		if err := v.run(c); err != nil {
+			errs = append(errs, fmt.Errorf("undo %s: %w", v.name, err))
 		}
 		cancel()
 	}

@@ -3,6 +3,7 @@ package state_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -101,7 +102,7 @@ func TestTornLastLineIsDroppedAndDamageIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for cut := range good { // a crash at any byte of the write
-		if err := os.WriteFile(path, append(good[:len(good):len(good)], good[:cut]...), 0o600); err != nil {
+		if err := os.WriteFile(path, append(slices.Clip(good), good[:cut]...), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if got := len(open(t, dir).List()); got != 1 {

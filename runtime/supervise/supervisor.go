@@ -139,8 +139,7 @@ func (s *Supervisor) Run(ctx context.Context, caller workload.Principal, spec wo
 
 // launchFault says which launch an internal error belongs to; a fault says so itself.
 func launchFault(name string, err error) error {
-	var f *fault.Error
-	if errors.As(err, &f) {
+	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return err
 	}
 	return fmt.Errorf("launch of %q: %w", name, err)

@@ -44,12 +44,11 @@ func newMachine() *machine {
 	return &machine{boxes: map[workload.ID]*box{}, attached: map[workload.ID]bool{}, enrolled: map[workload.ID]bool{}}
 }
 
-func (m *machine) add(id workload.ID, p sandbox.Phase) *box {
+func (m *machine) add(id workload.ID, p sandbox.Phase) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := &box{phase: p, ended: make(chan struct{})}
 	m.boxes[id], m.attached[id], m.enrolled[id] = b, true, true
-	return b
 }
 
 func (m *machine) Run(_ context.Context, _ workload.Principal, id workload.ID, spec workload.Spec) (*launch.Launched, error) {
