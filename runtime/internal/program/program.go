@@ -49,6 +49,8 @@ const (
 	// OwnStdout and OwnStderr are the write ends of the output pipes.
 	OwnStdout
 	OwnStderr
+	// OwnInit is the pidfd of the container's first process, for a further one.
+	OwnInit
 	// OwnFiles is how many there are.
 	OwnFiles
 )
@@ -60,7 +62,7 @@ const Slots = 16
 const (
 	// FlagEOF ends the child silently when the call gives 0: the keeper is gone.
 	FlagEOF = 1 << iota
-	// FlagStore writes the low 32 bits of the slot in Args[1] to the data at Args[0]; no call is made.
+	// FlagStore writes the low 32 bits of the slot in Args[1] to the data at offset Args[0]; no call is made.
 	FlagStore
 	// FlagKeep remembers a tolerated error that is neither ENOENT nor ENOTDIR, for FlagFail.
 	FlagKeep
@@ -260,9 +262,6 @@ func (p *Program) Link(base uintptr, files []int, own [OwnFiles]int) {
 				continue
 			}
 			c.Kinds[k] = Imm
-		}
-		if c.Flags&FlagStore != 0 {
-			c.Args[0] += uint64(base)
 		}
 	}
 }

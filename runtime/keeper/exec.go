@@ -1,0 +1,112 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tero.internal/runtime/internal/protocol"
+)
+
+// exec clones a process into a running container. It gives its terminal, or -1.
+func (k *Keeper) exec(req *protocol.Request, r *protocol.Reply, files []int) (terminal int, err error) {
+	k.mu.Lock()
+	c := k.containers[req.ID]
+	k.mu.Unlock()
+	if c == nil {
+		return -1, errUnknown
+	}
+	if c.status().Phase != protocol.Running {
+		return -1, errPhase
+	}
+	if req.Program == protocol.None || req.Flags&protocol.FlagStdio != 0 && len(files) < 3 {
+		return -1, fmt.Errorf("%w: a file is missing", protocol.ErrMalformed)
+	}
+	s := &spawn{req: req, files: files, stdio: [3]int{-1, -1, -1}}
+	if req.Flags&protocol.FlagStdio != 0 {
+		copy(s.stdio[:], files[len(files)-3:])
+	}
+	var proc *spawned
+	err = control(c.proc.pidfd, func(fd int) (err error) {
+		s.init = fd
+		proc, err = k.start(s)
+		return err
+	})
+	if err != nil {
+		return -1, err
+	}
+	terminal, err = proc.ready()
+	if err == nil && terminal >= 0 {
+		err = checkTerminal(terminal)
+	}
+	if err == nil {
+		err = proc.open()
+	}
+	if err == nil {
+		_, _, err = proc.report()
+	}
+	if err != nil {
+		if terminal >= 0 {
+			_ = unix.Close(terminal)
+		}
+		proc.kill()
+		return -1, err
+	}
+	_ = proc.gate.Close()
+	_ = proc.status.Close()
+	p := &process{container: req.ID, proc: proc, ended: make(chan struct{})}
+	k.mu.Lock()
+	k.lastToken++
+	r.Token, r.PID = k.lastToken, int32(proc.pid) //nolint:gosec // a pid
+	k.processes[r.Token] = p
+	k.mu.Unlock()
+	k.wg.Go(func() {
+		exit, err := wait(proc.pidfd)
+		if err != nil {
+			k.log.Print("wait for a process of ", req.ID, ": ", err)
+			exit = protocol.Exit{Code: 255, At: time.Now().UnixNano()}
+		}
+		p.exit = exit
+		close(p.ended)
+	})
+	return terminal, nil
+}
+
+// checkTerminal makes sure that what a container gave as a terminal is one, and
+// not a file that somebody inside put in its place.
+func checkTerminal(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(5, 2) {
+		return errors.New("the container's /dev/ptmx is not a terminal multiplexer")
+	}
+	_, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	return err
+}
+
+// handleProcess serves requests for a process of OpExec.
+func (k *Keeper) handleProcess(req *protocol.Request, r *protocol.Reply) error {
+	k.mu.Lock()
+	p := k.processes[req.Token]
+	k.mu.Unlock()
+	if p == nil {
+		return errUnknown
+	}
+	switch req.Op {
+	case protocol.OpSignal:
+		return signal(p.proc.pidfd, unix.Signal(req.Number))
+	case protocol.OpWait:
+		<-p.ended
+		r.Exit = p.exit
+		k.mu.Lock()
+		delete(k.processes, req.Token)
+		k.mu.Unlock()
+		_ = p.proc.pidfd.Close()
+		return nil
+	}
+	return fmt.Errorf("%w: request %d", protocol.ErrMalformed, req.Op)
+}

@@ -1,0 +1,367 @@
+// Package keeper is the process that is the parent of all containers. It
+// outlives terod: it clones the containers' processes, pumps their output into
+// their logs, reaps them and records how they ended, and tells terod when there
+// is one. It imports next to nothing, so that it is small to clone and to trust.
+//
+//	Created --start--> Running --end--> Exited --forget--> (gone)
+//	   |                                   ^
+//	   +---------------end-----------------+
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"tero.internal/runtime/internal/protocol"
+)
+
+var (
+	errPhase   = errors.New("not in this phase")
+	errUnknown = errors.New("unknown container")
+	errExists  = errors.New("the container exists")
+	errBusy    = errors.New("containers exist")
+)
+
+// Keeper keeps containers.
+type Keeper struct {
+	log    *log.Logger
+	pidns  int // this process's own pid namespace
+	pieces pieces
+	wg     sync.WaitGroup // watchers of processes
+
+	mu         sync.Mutex // guards what follows
+	containers map[string]*container
+	// pending are the ids whose creation is under way.
+	pending   map[string]bool
+	processes map[uint32]*process
+	lastToken uint32
+	conn      *os.File
+	shutdown  bool
+}
+
+// process is a further process in a container.
+type process struct {
+	container string
+	proc      *spawned
+	ended     chan struct{} // closed when exit is valid
+	exit      protocol.Exit
+}
+
+// New gives a keeper without containers that logs to l.
+func New(l *log.Logger) (*Keeper, error) {
+	pidns, err := unix.Open("/proc/self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the pid namespace: %w", err)
+	}
+	return &Keeper{
+		log: l, pidns: pidns, containers: map[string]*container{}, pending: map[string]bool{},
+		processes: map[uint32]*process{},
+	}, nil
+}
+
+// Serve serves terod, one connection at a time, a new one replacing the old,
+// until OpShutdown.
+func (k *Keeper) Serve(listener *os.File) error {
+	defer k.wg.Wait()
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		fd := -1
+		var accepted error
+		err := raw.Read(func(l uintptr) bool {
+			accepted = unix.EINTR
+			for errors.Is(accepted, unix.EINTR) || errors.Is(accepted, unix.ECONNABORTED) {
+				fd, _, accepted = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK) //nolint:gosec // a descriptor
+			}
+			return !errors.Is(accepted, unix.EAGAIN)
+		})
+		k.mu.Lock()
+		done := k.shutdown
+		k.mu.Unlock()
+		if done {
+			return nil
+		}
+		if err = errors.Join(err, accepted); err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+		if err := checkPeer(fd); err != nil {
+			k.log.Print(err)
+			_ = unix.Close(fd)
+			continue
+		}
+		conn := os.NewFile(uintptr(fd), "terod") //nolint:gosec // an open descriptor
+		k.mu.Lock()
+		if k.conn != nil {
+			_ = k.conn.Close()
+		}
+		k.conn = conn
+		k.mu.Unlock()
+		k.wg.Go(func() { k.serve(conn, listener) })
+	}
+}
+
+// checkPeer lets only root and this process's own user in.
+func checkPeer(fd int) error {
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return os.NewSyscallError("SO_PEERCRED", err)
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("connection of user %d refused", cred.Uid)
+	}
+	return nil
+}
+
+// serve answers the requests of one connection.
+func (k *Keeper) serve(conn, listener *os.File) {
+	buf := make([]byte, protocol.MaxMessage)
+	for {
+		n, files, err := protocol.Receive(conn, buf)
+		if err != nil || n == 0 {
+			protocol.CloseAll(files)
+			break
+		}
+		req, err := protocol.DecodeRequest(buf[:n], len(files))
+		if err != nil {
+			protocol.CloseAll(files)
+			k.log.Print(err)
+			break
+		}
+		k.wg.Go(func() {
+			k.answer(conn, req, files)
+			if req.Op == protocol.OpShutdown {
+				k.stopWhenAsked(conn, listener)
+			}
+		})
+	}
+	k.mu.Lock()
+	if k.conn == conn {
+		k.conn = nil
+	}
+	k.mu.Unlock()
+	_ = conn.Close()
+}
+
+func (k *Keeper) stopWhenAsked(conn, listener *os.File) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.shutdown {
+		_ = conn.Close()
+		_ = listener.Close()
+	}
+}
+
+// answer does what a request asks and replies.
+func (k *Keeper) answer(conn *os.File, req *protocol.Request, files []int) {
+	r := &protocol.Reply{Seq: req.Seq}
+	send, err := k.handle(conn, req, r, files)
+	protocol.CloseAll(files)
+	if err != nil {
+		describe(r, err)
+	}
+	var fds []int
+	if send >= 0 {
+		fds = []int{send}
+	}
+	if err := protocol.Send(conn, r.Encode(), fds); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, unix.EPIPE) {
+		k.log.Print("reply: ", err)
+	}
+	protocol.CloseAll(fds)
+}
+
+// describe puts an error into a reply.
+func describe(r *protocol.Reply, err error) {
+	var step *stepError
+	var clone *cloneError
+	switch {
+	case errors.As(err, &step):
+		r.Code, r.At, r.Errno = protocol.Step, step.at, step.errno
+	case errors.As(err, &clone):
+		r.Code, r.Errno = protocol.Clone, clone.errno
+	case errors.Is(err, errDied):
+		r.Code = protocol.Died
+	case errors.Is(err, errUnknown), errors.Is(err, unix.ESRCH):
+		r.Code = protocol.Unknown
+	case errors.Is(err, errPhase), errors.Is(err, errExists), errors.Is(err, errBusy):
+		r.Code = protocol.WrongPhase
+	default:
+		r.Code = protocol.Internal
+	}
+	r.Text = err.Error()
+}
+
+// handle does what a request asks. It gives a file to send, or -1.
+func (k *Keeper) handle(conn *os.File, req *protocol.Request, r *protocol.Reply, files []int) (send int, err error) {
+	switch req.Op {
+	case protocol.OpHello:
+		r.PID, r.Number = int32(os.Getpid()), protocol.Version //nolint:gosec // a pid
+		return -1, nil
+	case protocol.OpUserNS:
+		return k.userNS(req)
+	case protocol.OpCreate:
+		return -1, k.add(req, r, files)
+	case protocol.OpList:
+		return -1, k.list(conn, r)
+	case protocol.OpExec:
+		return k.exec(req, r, files)
+	case protocol.OpShutdown:
+		return -1, k.stop()
+	case protocol.OpForget:
+		return -1, k.forget(req.ID)
+	}
+	if req.Token != 0 {
+		return -1, k.handleProcess(req, r)
+	}
+	k.mu.Lock()
+	c := k.containers[req.ID]
+	k.mu.Unlock()
+	if c == nil {
+		return -1, errUnknown
+	}
+	switch req.Op {
+	case protocol.OpStart:
+		return -1, c.begin()
+	case protocol.OpSignal:
+		return -1, signal(c.proc.pidfd, unix.Signal(req.Number))
+	case protocol.OpWait:
+		<-c.ended
+		r.Exit = c.status().Exit
+		return -1, nil
+	case protocol.OpInput:
+		return c.input()
+	case protocol.OpCloseInput:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.stdin != nil {
+			err = c.stdin.Close()
+			c.stdin = nil
+		}
+		return -1, err
+	}
+	return -1, fmt.Errorf("%w: request %d", protocol.ErrMalformed, req.Op)
+}
+
+func (k *Keeper) add(req *protocol.Request, r *protocol.Reply, files []int) error {
+	k.mu.Lock()
+	if k.containers[req.ID] != nil || k.pending[req.ID] || k.shutdown {
+		k.mu.Unlock()
+		return errExists
+	}
+	k.pending[req.ID] = true
+	k.mu.Unlock()
+	c, err := k.create(req, files)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.pending, req.ID)
+	if err != nil {
+		return err
+	}
+	k.containers[req.ID] = c
+	r.PID = int32(c.proc.pid) //nolint:gosec // a pid
+	return control(c.netns, func(fd int) error {
+		r.Number = int32(fd) //nolint:gosec // a descriptor
+		return nil
+	})
+}
+
+func (k *Keeper) list(conn *os.File, r *protocol.Reply) error {
+	k.mu.Lock()
+	var all []protocol.Status
+	for _, c := range k.containers {
+		all = append(all, c.status())
+	}
+	k.mu.Unlock()
+	for len(all) > protocol.MaxStatuses {
+		part := &protocol.Reply{Seq: r.Seq, More: true, Statuses: all[:protocol.MaxStatuses]}
+		if err := protocol.Send(conn, part.Encode(), nil); err != nil {
+			return err
+		}
+		all = all[protocol.MaxStatuses:]
+	}
+	r.Statuses = all
+	return nil
+}
+
+func (c *container) input() (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.terminal
+	if f == nil {
+		f = c.stdin
+	}
+	if f == nil {
+		return -1, errPhase
+	}
+	send := -1
+	err := control(f, func(fd int) (err error) {
+		send, err = dup(fd)
+		return err
+	})
+	return send, err
+}
+
+func (k *Keeper) forget(id string) error {
+	k.mu.Lock()
+	c := k.containers[id]
+	delete(k.containers, id)
+	k.mu.Unlock()
+	if c == nil {
+		return errUnknown
+	}
+	c.forget()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for token, p := range k.processes {
+		if p.container == id {
+			delete(k.processes, token)
+		}
+	}
+	return nil
+}
+
+func (k *Keeper) stop() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.containers)+len(k.pending) > 0 {
+		return errBusy
+	}
+	k.shutdown = true
+	return nil
+}
+
+// userNS gives a user namespace with the ids of the request and nothing in it.
+func (k *Keeper) userNS(req *protocol.Request) (int, error) {
+	req.CloneFlags, req.Cgroup = unix.CLONE_NEWUSER, protocol.None
+	c := &child{gate: ^uintptr(0), status: ^uintptr(0), gaps: nil}
+	gate, err := pipe()
+	if err != nil {
+		return -1, err
+	}
+	defer protocol.CloseAll(gate[:])
+	c.gate, c.gaps = uintptr(gate[0]), gaps([]int{gate[0]}) //nolint:gosec // an open descriptor
+	pid, pidfd, err := k.clone(&spawn{req: req, init: -1}, c)
+	if err != nil {
+		return -1, err
+	}
+	p := &spawned{pid: pid, pidfd: pollable(pidfd, "pidfd")}
+	defer func() {
+		_ = signal(p.pidfd, unix.SIGKILL)
+		_, _ = wait(p.pidfd)
+		_ = p.pidfd.Close()
+	}()
+	if err := writeMaps(pid, req.HostID, req.Size); err != nil {
+		return -1, err
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/user", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open the user namespace: %w", err)
+	}
+	return fd, nil
+}
