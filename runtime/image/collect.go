@@ -1,0 +1,188 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+// Prune removes images that have no name and no container, and what only they
+// needed. It gives the bytes that it freed.
+func (s *Store) Prune(ctx context.Context) (int64, error) {
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		named := map[string]bool{}
+		if err := each(tx, bucketNames, func(_ string, n nameEntry) error {
+			named[string(n.Digest)], named[string(n.Index)] = true, true
+			return nil
+		}); err != nil {
+			return err
+		}
+		var images []string
+		if err := each(tx, bucketImages, func(key string, r record) error {
+			if !named[key] && len(s.inUse(r.Digest)) == 0 {
+				images = append(images, key)
+			} else {
+				named[key] = true // in use: its signatures stay
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, key := range images {
+			if err := tx.Bucket([]byte(bucketImages)).Delete([]byte(key)); err != nil {
+				return err
+			}
+		}
+		var signed [][]byte
+		if err := tx.Bucket([]byte(bucketSignatures)).ForEach(func(k, _ []byte) error {
+			if !named[string(k)] {
+				signed = append(signed, append([]byte(nil), k...))
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, k := range signed {
+			if err := tx.Bucket([]byte(bucketSignatures)).Delete(k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.signatures.Add(1)
+	if err != nil {
+		return 0, s.diskFault(err, "collect images")
+	}
+	return s.sweep(ctx)
+}
+
+// sweep removes blobs and layers that no image needs and no import has pinned.
+func (s *Store) sweep(ctx context.Context) (freed int64, err error) {
+	s.collecting.Lock()
+	defer s.collecting.Unlock()
+	keep, err := s.needed()
+	if err != nil {
+		return 0, err
+	}
+	s.pinsMu.Lock()
+	for path := range s.pins {
+		keep[path] = true
+	}
+	s.pinsMu.Unlock()
+	for _, dir := range []string{s.blobs(), s.layers()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return freed, fmt.Errorf("collect garbage: %w", err)
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if keep[path] {
+				continue
+			}
+			n, err := s.discard(path)
+			freed += n
+			if err != nil {
+				return freed, fmt.Errorf("collect garbage: %w", err)
+			}
+			s.log.DebugContext(ctx, "removed unreferenced content", slog.String("path", path), slog.Int64("bytes", n))
+		}
+	}
+	return freed, nil
+}
+
+// needed gives the paths of the blobs and layers of all recorded images.
+func (s *Store) needed() (map[string]bool, error) {
+	keep := map[string]bool{}
+	err := s.db.View(func(tx *bolt.Tx) error {
+		if err := each(tx, bucketNames, func(_ string, n nameEntry) error {
+			if n.Index != "" {
+				keep[s.blobPath(n.Index)] = true
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		return each(tx, bucketImages, func(_ string, r record) error {
+			for _, path := range s.parts(r) {
+				keep[path] = true
+			}
+			return nil
+		})
+	})
+	return keep, err
+}
+
+// parts gives the paths of an image's blobs and layers.
+func (s *Store) parts(r record) []string {
+	out := []string{s.blobPath(r.Digest), s.blobPath(r.ConfigDigest)}
+	for _, l := range r.Layers {
+		out = append(out, s.blobPath(l.Digest), s.layerPath(l.ChainID))
+	}
+	return out
+}
+
+// discard removes a blob or a layer under its name at once, so that a crash
+// leaves no half of it there, then its content.
+func (s *Store) discard(path string) (freed int64, err error) {
+	tmp, err := os.MkdirTemp(s.ingest(), "discard-")
+	if err != nil {
+		return 0, err
+	}
+	if err := os.Rename(path, filepath.Join(tmp, "x")); err != nil {
+		return 0, err
+	}
+	seen := map[uint64]bool{} // a file with several links counts once
+	err = filepath.WalkDir(tmp, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return err
+		}
+		if !seen[st.Ino] {
+			seen[st.Ino] = true
+			freed += st.Blocks * 512
+		}
+		return nil
+	})
+	if err != nil {
+		return freed, err
+	}
+	return freed, os.RemoveAll(tmp)
+}
+
+// pin keeps paths from being collected until unpin.
+func (s *Store) pin(paths []string) (unpin func()) {
+	s.collecting.RLock() // a collection under way has seen the pins or is over
+	defer s.collecting.RUnlock()
+	s.pinsMu.Lock()
+	defer s.pinsMu.Unlock()
+	for _, p := range paths {
+		s.pins[p]++
+	}
+	return func() {
+		s.pinsMu.Lock()
+		defer s.pinsMu.Unlock()
+		for _, p := range paths {
+			if s.pins[p]--; s.pins[p] == 0 {
+				delete(s.pins, p)
+			}
+		}
+	}
+}
+
+// chainID names a stack of layers (image-spec, config.md, Layer ChainID).
+func chainID(parent, diff digest.Digest) digest.Digest {
+	if parent == "" {
+		return diff
+	}
+	return digest.FromString(string(parent) + " " + string(diff))
+}
