@@ -1,0 +1,119 @@
+package container
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	runtimev1 "tero.internal/api/runtime/v1"
+	"tero.internal/cmd/tero/internal/session"
+	"tero.internal/common/config"
+	"tero.internal/common/fault"
+)
+
+// specFlags are the flags of run that describe the container.
+type specFlags struct {
+	spec       runtimev1.ContainerSpec
+	entrypoint string
+	labels     []string
+	cpus       string
+	memory     string
+}
+
+func (o *specFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&o.spec.Name, "name", "", "name, a DNS label (made up when empty)")
+	f.StringVar(&o.entrypoint, "entrypoint", "", "program to run instead of the image's entrypoint")
+	f.StringArrayVarP(&o.spec.Env, "env", "e", nil, "KEY=value, or KEY for this environment's value")
+	f.StringArrayVarP(&o.labels, "label", "l", nil, "KEY=value; segments and policies select by labels")
+	f.StringVarP(&o.spec.WorkingDir, "workdir", "w", "", "working directory (the image's)")
+	f.StringVarP(&o.spec.User, "user", "u", "", "uid[:gid] or name[:group] (the image's)")
+	f.StringVar(&o.spec.Hostname, "hostname", "", "host name (the container's name)")
+	f.BoolVarP(&o.spec.Terminal, "tty", "t", false, "give the container a terminal")
+	f.BoolVarP(&o.spec.OpenStdin, "interactive", "i", false, "pass standard input on")
+	f.BoolVar(&o.spec.AutoRemove, "rm", false, "remove the container when it has exited")
+	f.StringVar(&o.cpus, "cpus", "", "most cores, such as 0.5")
+	f.StringVarP(&o.memory, "memory", "m", "", "most memory, such as 64MiB")
+	f.Int64Var(&o.spec.Pids, "pids-limit", 0, "most processes and threads (1024)")
+	f.StringVar(&o.spec.Network, "network", "", "network to join, or none (default)")
+	f.StringVar(&o.spec.StopSignal, "stop-signal", "", "signal that stop sends (the image's, else SIGTERM)")
+	f.StringVar(&o.spec.MinLevel, "min-level", "", "least assurance level that the node must have: L0 to L3")
+	f.StringArrayVar(&o.spec.CapAdd, "cap-add", nil, "capability to keep; loosens the sandbox")
+	f.BoolVar(&o.spec.WritableRootfs, "writable", false, "let the container write to its file system; loosens the sandbox")
+}
+
+// build gives the spec that the flags and arguments describe.
+func (o *specFlags) build(args []string, getenv func(string) string) (*runtimev1.ContainerSpec, error) {
+	spec := &o.spec
+	spec.Image, spec.Args = args[0], args[1:]
+	if o.entrypoint != "" {
+		spec.Entrypoint = []string{o.entrypoint}
+	}
+	var err error
+	if spec.Env, err = environment(spec.GetEnv(), getenv); err != nil {
+		return nil, err
+	}
+	if spec.Labels, err = session.Pairs("--label", o.labels); err != nil {
+		return nil, err
+	}
+	if o.cpus != "" {
+		if spec.MilliCpu, err = milliCPU(o.cpus); err != nil {
+			return nil, err
+		}
+	}
+	if o.memory != "" {
+		size, err := config.ParseSize(o.memory)
+		if err != nil {
+			return nil, fault.New(fault.Invalid, "--memory %q: %w", o.memory, err)
+		}
+		spec.MemoryBytes = int64(size)
+	}
+	for i, c := range spec.GetCapAdd() {
+		c = strings.ToUpper(c)
+		if !strings.HasPrefix(c, "CAP_") {
+			c = "CAP_" + c
+		}
+		spec.CapAdd[i] = c
+	}
+	if sig := strings.ToUpper(spec.GetStopSignal()); sig != "" {
+		spec.StopSignal = signalName(sig)
+	}
+	return spec, nil
+}
+
+// milliCPU reads a number of cores.
+func milliCPU(s string) (int64, error) {
+	v, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(v > 0) || v > 1e6 {
+		return 0, fault.New(fault.Invalid, "--cpus %q is not a number of cores above 0", s).WithHint("write 0.5 for half a core")
+	}
+	return max(1, int64(math.Round(v*1000))), nil
+}
+
+// environment fills in entries that name a variable only.
+func environment(entries []string, getenv func(string) string) ([]string, error) {
+	out := make([]string, 0, len(entries))
+	for _, e := range entries {
+		key, _, given := strings.Cut(e, "=")
+		if key == "" {
+			return nil, fault.New(fault.Invalid, "--env %q is neither KEY=value nor KEY", e)
+		}
+		if !given {
+			e = key + "=" + getenv(key)
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// signalName gives what people call a signal ("term", "15", "SIGTERM") the
+// form that the API takes.
+func signalName(s string) string {
+	s = strings.ToUpper(s)
+	if _, err := strconv.Atoi(s); err == nil || s == "" || strings.HasPrefix(s, "SIG") {
+		return s
+	}
+	return fmt.Sprintf("SIG%s", s)
+}
