@@ -131,10 +131,10 @@ func (u *use) output(ctx context.Context, level slog.Level, m api.Memory, at, si
 
 // hostConfig is tero_v1.config(pointer, capacity) -> size.
 func hostConfig(ctx context.Context, u *use, m api.Memory, stack []uint64) {
-	size := uint32(len(u.p.settings)) //nolint:gosec // at most maxSettings
-	if size <= uint32(stack[1]) {     //nolint:gosec // an i32
+	size := uint32(len(u.settings)) //nolint:gosec // at most maxSettings
+	if size <= uint32(stack[1]) {   //nolint:gosec // an i32
 		u.chargeBytes(ctx, size)
-		if !m.Write(uint32(stack[0]), u.p.settings) { //nolint:gosec // an i32
+		if !m.Write(uint32(stack[0]), u.settings) { //nolint:gosec // an i32
 			panic(fmt.Errorf("config of %d bytes at %d is outside of the memory", size, uint32(stack[0]))) //nolint:gosec // an i32
 		}
 	}

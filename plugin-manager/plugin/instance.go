@@ -27,9 +27,9 @@ type instance struct {
 }
 
 // newInstance starts an instance. Its start pays too.
-func (p *Plugin) newInstance(ctx context.Context) (*instance, error) {
+func (p *Plugin) newInstance(ctx context.Context, settings []byte) (*instance, error) {
 	i := &instance{random: rand.NewChaCha8([32]byte{})}
-	u := &use{p: p, i: i, budget: startTicks, wallClock: startWallClock, logLeft: p.manifest.Limits.LogBytesPerCall}
+	u := &use{p: p, i: i, settings: settings, budget: startTicks, wallClock: startWallClock, logLeft: p.manifest.Limits.LogBytesPerCall}
 	u.deadline = time.Now().Add(u.wallClock)
 	c := context.WithValue(ctx, useKey{}, u)
 	// "_initialize" is called below, where its failure is told like any other.
@@ -90,10 +90,10 @@ func (i *instance) bind(m api.Module) {
 }
 
 // begin opens the account of a call.
-func (i *instance) begin(p *Plugin) *use {
+func (i *instance) begin(p *Plugin, settings []byte) *use {
 	i.left.Set(0)
 	return &use{
-		p: p, i: i, budget: p.manifest.Limits.TicksPerCall, logLeft: p.manifest.Limits.LogBytesPerCall,
+		p: p, i: i, settings: settings, budget: p.manifest.Limits.TicksPerCall, logLeft: p.manifest.Limits.LogBytesPerCall,
 		deadline: time.Now().Add(p.wallClock), wallClock: p.wallClock,
 	}
 }

@@ -171,7 +171,7 @@ func (p *Plugin) start(ctx context.Context, module []byte) error {
 	if len(p.module.ExportedMemories()) == 0 {
 		return refused(p.manifest.Name, errors.New("it exports no memory"))
 	}
-	i, err := p.newInstance(ctx)
+	i, err := p.newInstance(ctx, p.settings)
 	if err != nil {
 		return fault.New(fault.Invalid, "plugin %s does not start: %w", p.manifest.Name, err).
 			WithHint("the plugin is faulty; ask its author")
@@ -227,7 +227,7 @@ func (p *Plugin) Call(ctx context.Context, hook pluginv1.HookPoint, in []byte) (
 		p.stats.failures.Add(1)
 		return nil, 0, &Failure{Code: CodeStart, Reason: "a new instance did not start", Cause: err}
 	}
-	use := i.begin(p)
+	use := i.begin(p, p.settings)
 	out, err = i.call(context.WithValue(ctx, useKey{}, use), hook, in)
 	ticks = use.ticks()
 	p.stats.calls.Add(1)
@@ -239,6 +239,24 @@ func (p *Plugin) Call(ctx context.Context, hook pluginv1.HookPoint, in []byte) (
 	}
 	p.put(i)
 	return out, ticks, nil
+}
+
+// Test is Call on an instance of its own with other settings: the same input
+// gives the same answer for the same ticks. It is not counted.
+func (p *Plugin) Test(ctx context.Context, settings []byte, hook pluginv1.HookPoint, in []byte) (out []byte, ticks int64, err error) {
+	if len(settings) == 0 {
+		settings = []byte("{}")
+	}
+	i, err := p.newInstance(ctx, settings)
+	if err != nil {
+		return nil, 0, err
+	}
+	use := i.begin(p, settings)
+	out, err = i.call(context.WithValue(ctx, useKey{}, use), hook, in)
+	if err != nil {
+		err = use.failure(err)
+	}
+	return out, use.ticks(), errors.Join(err, i.module.Close(context.WithoutCancel(ctx)))
 }
 
 // acquire waits for a place among the calls in progress.
@@ -269,7 +287,7 @@ func (p *Plugin) take(ctx context.Context) (*instance, error) {
 		return i, nil
 	}
 	p.mu.Unlock()
-	return p.newInstance(ctx)
+	return p.newInstance(ctx, p.settings)
 }
 
 func (p *Plugin) put(i *instance) {

@@ -14,6 +14,7 @@ type useKey struct{}
 type use struct {
 	p         *Plugin
 	i         *instance
+	settings  []byte
 	budget    int64 // ticks that may be used
 	granted   int64 // ticks that were handed out
 	logLeft   int64 // bytes

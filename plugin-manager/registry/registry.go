@@ -196,11 +196,6 @@ func (r *Registry) Delete(name string) error {
 		r.records[name] = old
 		return err
 	}
-	for _, rec := range r.records {
-		if rec.Digest == old.Digest {
-			return nil
-		}
-	}
 	return os.RemoveAll(r.PackageDir(old.Digest))
 }
 
