@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/opencontainers/go-digest"
+
 	"tero.internal/common/atomicfile"
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
@@ -256,6 +258,20 @@ func (s *Store) List() []Container {
 		return strings.Compare(string(a.ID), string(b.ID))
 	})
 	return out
+}
+
+// UsersOf names the containers that use the image with that manifest.
+func (s *Store) UsersOf(image digest.Digest) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for _, c := range s.byID {
+		if c.Image.Digest == image {
+			names = append(names, c.Spec.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Close closes the journal.
