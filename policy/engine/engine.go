@@ -247,4 +247,3 @@ func mark(allowed bool) byte {
 	}
 	return '-'
 }
-

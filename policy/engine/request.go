@@ -148,7 +148,7 @@ func launchContext(a workload.Admission, registry, repository, tag string) types
 	}
 	return types.NewRecord(types.RecordMap{
 		"signed": types.Boolean(len(a.Image.Signers) > 0), "signers": set(names), "signerKeys": set(keys),
-		"image": types.NewRecord(image), "capabilities": set(a.Spec.CapAdd),
+		"image": types.NewRecord(image), "capabilities": set(capabilities(a.Spec.CapAdd)),
 		"writableRootfs": types.Boolean(a.Spec.WritableRootfs), "terminal": types.Boolean(a.Spec.Terminal),
 		"network": types.String(a.Spec.Network), "user": types.String(a.Spec.User), "runsAsRoot": types.Boolean(isRoot(a.Spec.User)),
 		"resources": types.NewRecord(types.RecordMap{
@@ -165,6 +165,20 @@ func set(texts []string) types.Set {
 		values = append(values, types.String(t))
 	}
 	return types.NewSet(values...)
+}
+
+// capabilities gives the names in one form, so that no other spelling of a
+// name slips past a policy.
+func capabilities(names []string) []string {
+	out := make([]string, 0, len(names))
+	for _, n := range names {
+		n = strings.ToUpper(strings.TrimSpace(n))
+		if n != "ALL" && !strings.HasPrefix(n, "CAP_") {
+			n = "CAP_" + n
+		}
+		out = append(out, n)
+	}
+	return out
 }
 
 // isRoot tells whether "user[:group]" is user 0 as far as the request tells.

@@ -6,9 +6,8 @@ import (
 	"context"
 	"strings"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/opencontainers/go-digest"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	policyv1 "tero.internal/api/policy/v1"
 	"tero.internal/common/fault"
@@ -195,6 +194,10 @@ func admission(l *policyv1.HypotheticalLaunch) (workload.Admission, error) {
 	if err != nil {
 		return workload.Admission{}, fault.New(fault.Invalid, "%w", err)
 	}
+	minLevel, err := workload.ParseLevel(or(l.GetMinLevel(), "L0"))
+	if err != nil {
+		return workload.Admission{}, fault.New(fault.Invalid, "%w", err)
+	}
 	image := workload.Image{Reference: l.GetImage(), Digest: imageDigest, Config: workload.ImageConfig{Cmd: []string{"test"}}}
 	for _, name := range l.GetSigners() {
 		image.Signers = append(image.Signers, workload.Signer{Name: name, KeyID: testDigest})
@@ -203,6 +206,7 @@ func admission(l *policyv1.HypotheticalLaunch) (workload.Admission, error) {
 		Name: or(l.GetName(), "test"), Image: l.GetImage(), Labels: l.GetLabels(), CapAdd: l.GetCapAdd(),
 		WritableRootfs: l.GetWritableRootfs(), Network: or(l.GetNetwork(), workload.NetworkDefault), User: l.GetUser(),
 		Resources: workload.Resources{MilliCPU: l.GetMilliCpu(), MemoryBytes: l.GetMemoryBytes(), Pids: l.GetPids()},
+		MinLevel:  minLevel,
 	}
 	if spec, err = spec.Complete(image); err == nil {
 		err = spec.Validate()

@@ -731,10 +731,12 @@ type HypotheticalLaunch struct {
 	Pids int64 `protobuf:"varint,12,opt,name=pids,proto3" json:"pids,omitempty"`
 	// node_level is "L0" to "L3"; "L0" when empty.
 	NodeLevel string `protobuf:"bytes,13,opt,name=node_level,json=nodeLevel,proto3" json:"node_level,omitempty"`
-	// plugins are names of admission plugins that accepted.
+	// plugins are admission plugins that accepted: NAME or NAME@sha256:DIGEST.
 	Plugins []string `protobuf:"bytes,14,rep,name=plugins,proto3" json:"plugins,omitempty"`
 	// caller is who asks; root on the local socket when not set.
-	Caller        *Caller `protobuf:"bytes,15,opt,name=caller,proto3" json:"caller,omitempty"`
+	Caller *Caller `protobuf:"bytes,15,opt,name=caller,proto3" json:"caller,omitempty"`
+	// min_level is the least level that the request asks for; "L0" when empty.
+	MinLevel      string `protobuf:"bytes,16,opt,name=min_level,json=minLevel,proto3" json:"min_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -872,6 +874,13 @@ func (x *HypotheticalLaunch) GetCaller() *Caller {
 		return x.Caller
 	}
 	return nil
+}
+
+func (x *HypotheticalLaunch) GetMinLevel() string {
+	if x != nil {
+		return x.MinLevel
+	}
+	return ""
 }
 
 // TestPolicyRequest asks what would be decided.
@@ -1632,7 +1641,7 @@ const file_policy_v1_policy_proto_rawDesc = "" +
 	"\bpolicies\x18\x03 \x01(\x05R\bpolicies\"7\n" +
 	"\x06Caller\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x10\n" +
-	"\x03uid\x18\x02 \x01(\rR\x03uid\"\xab\x04\n" +
+	"\x03uid\x18\x02 \x01(\rR\x03uid\"\xc8\x04\n" +
 	"\x12HypotheticalLaunch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12!\n" +
@@ -1650,7 +1659,8 @@ const file_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
 	"node_level\x18\r \x01(\tR\tnodeLevel\x12\x18\n" +
 	"\aplugins\x18\x0e \x03(\tR\aplugins\x12.\n" +
-	"\x06caller\x18\x0f \x01(\v2\x16.tero.policy.v1.CallerR\x06caller\x1a9\n" +
+	"\x06caller\x18\x0f \x01(\v2\x16.tero.policy.v1.CallerR\x06caller\x12\x1b\n" +
+	"\tmin_level\x18\x10 \x01(\tR\bminLevel\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"{\n" +

@@ -32,16 +32,19 @@ type Miss struct {
 	Conditions int
 }
 
+// mostMisses is how many permits are looked at beyond those that the index
+// gives, so that explaining a refusal takes bounded time.
+const mostMisses = 1000
+
 // Misses gives the permits for the request's action that did not match,
-// nearest first: those of which the fewest conditions failed.
+// nearest first: those of which the fewest conditions failed. Of a large set
+// it sees all permits whose scope names this request's entities, and the first
+// thousand of the others.
 func (x *Index) Misses(entities types.EntityGetter, r cedar.Request) []Miss {
 	env := eval.Env{Entities: entities, Principal: r.Principal, Action: r.Action, Resource: r.Resource, Context: r.Context}
 	var out []Miss
-	for id, p := range (candidates{x, entities, r}).All() {
+	for id, p := range x.explainable(candidates{x, entities, r}) {
 		a := (*xast.Policy)(p.AST())
-		if p.Effect() != cedar.Permit || !holds(env, scopeNode(xast.Policy{Action: a.Action})) {
-			continue
-		}
 		e := explainer{env: env}
 		e.scope(a)
 		for _, c := range a.Conditions {
@@ -54,6 +57,27 @@ func (x *Index) Misses(entities types.EntityGetter, r cedar.Request) []Miss {
 	slices.SortFunc(out, func(a, b Miss) int {
 		return cmp.Or(cmp.Compare(len(a.Failed), len(b.Failed)), cmp.Compare(b.Conditions, a.Conditions), cmp.Compare(a.ID, b.ID))
 	})
+	return out
+}
+
+// explainable gives the permits that are for the request's action.
+func (x *Index) explainable(c candidates) map[cedar.PolicyID]*cedar.Policy {
+	out := map[cedar.PolicyID]*cedar.Policy{}
+	for id, p := range c.All() {
+		if p.Effect() == cedar.Permit {
+			out[id] = p
+		}
+	}
+	room := mostMisses
+	for _, s := range []*shelf{x.byAction[c.request.Action], &x.any} {
+		if s == nil {
+			continue
+		}
+		for _, it := range s.permits[:min(len(s.permits), room)] {
+			out[it.id] = it.policy
+		}
+		room -= min(len(s.permits), room)
+	}
 	return out
 }
 
@@ -182,15 +206,11 @@ func Text(n xast.IsNode, want bool) string {
 
 // clauseText gives what a scope says about one variable.
 func clauseText(p *xast.Policy, variable string) string {
-	b := string(cedar.NewPolicyFromAST((*ast.Policy)(p)).MarshalCedar())
-	if _, inner, ok := strings.Cut(b, "("); ok {
-		inner = inner[:max(strings.LastIndexByte(inner, ')'), 0)]
-		for part := range strings.SplitSeq(inner, ",") {
-			if part = strings.Join(strings.Fields(part), " "); strings.HasPrefix(part, variable+" ") {
-				return part
-			}
-		}
+	text := strings.Join(strings.Fields(string(cedar.NewPolicyFromAST((*ast.Policy)(p)).MarshalCedar())), " ")
+	i := strings.Index(text, variable)
+	if i < 0 {
+		return variable
 	}
-	return variable
+	text = strings.TrimSuffix(strings.TrimSuffix(text[i:], ");"), " ")
+	return strings.TrimSuffix(text, ", action, resource")
 }
-

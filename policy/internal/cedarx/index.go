@@ -35,6 +35,7 @@ type item struct {
 type shelf struct {
 	rest                []item
 	resource, principal map[types.EntityUID][]item
+	permits             []item // all of them, for explanations
 }
 
 // NewIndex files all policies.
@@ -79,6 +80,9 @@ func (x *Index) add(it item) {
 }
 
 func (s *shelf) add(a *xast.Policy, it item) {
+	if a.Effect == xast.EffectPermit {
+		s.permits = append(s.permits, it)
+	}
 	if uid, ok := scopeEntity(a.Resource); ok {
 		if s.resource == nil {
 			s.resource = map[types.EntityUID][]item{}
