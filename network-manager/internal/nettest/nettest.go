@@ -55,8 +55,14 @@ func New(t testing.TB) *Namespace {
 // run is a thread in the namespace. It is never unlocked, so that the thread
 // ends with the goroutine and takes nobody else into the namespace.
 func (n *Namespace) run(ready chan<- error) {
-	defer close(n.done)
 	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() { // the main thread is what /proc/self shows
+		go n.run(ready)
+		<-n.done
+		runtime.UnlockOSThread()
+		return
+	}
+	defer close(n.done)
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		ready <- err
 		return

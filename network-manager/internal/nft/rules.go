@@ -58,8 +58,9 @@ func in(s *nftables.Set) program {
 func ingroup(g uint32) program  { return join(meta(expr.MetaKeyIIFGROUP, r0), is(native(g)...)) }
 func outgroup(g uint32) program { return join(meta(expr.MetaKeyOIFGROUP, r0), is(native(g)...)) }
 func ipv4() program             { return join(meta(expr.MetaKeyNFPROTO, r0), is(unix.NFPROTO_IPV4)) }
-func ipv6() program             { return join(meta(expr.MetaKeyNFPROTO, r0), is(unix.NFPROTO_IPV6)) }
-func proto(p byte) program      { return join(meta(expr.MetaKeyL4PROTO, r0), is(p)) }
+
+func ipv6() program        { return join(meta(expr.MetaKeyNFPROTO, r0), is(unix.NFPROTO_IPV6)) }
+func proto(p byte) program { return join(meta(expr.MetaKeyL4PROTO, r0), is(p)) }
 
 // source, destination: IPv4 addresses (RFC 791, section 3.1).
 func source(register uint32) program {
@@ -111,6 +112,12 @@ func (t *Table) tell(prefix string) program {
 func drop() program   { return join(program{&expr.Counter{}}, verdict(expr.VerdictDrop, "")) }
 func accept() program { return join(program{&expr.Counter{}}, verdict(expr.VerdictAccept, "")) }
 
+// unmark takes the mark off again: others on this node (kube-proxy, VPNs) have
+// meanings of their own for its bits.
+func unmark() program {
+	return program{&expr.Immediate{Register: r0, Data: native(0)}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: r0}}
+}
+
 // reject tells the sender at once (RFC 1812, section 5.2.7.1, code 13), who
 // would wait for minutes otherwise. It may know: it is its own node that says no.
 func reject() program {
@@ -121,7 +128,7 @@ func reject() program {
 func (t *Table) identify(address program) []program {
 	setMark := program{&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: r0}}
 	return []program{
-		join(program{&expr.Immediate{Register: r0, Data: native(0)}}, setMark),
+		unmark(),
 		join(ipv4(), address, program{&expr.Lookup{
 			SourceRegister: r0, DestRegister: r0, IsDestRegSet: true, SetName: t.ids.Name, SetID: t.ids.ID,
 		}}, setMark),
@@ -146,11 +153,12 @@ func (t *Table) chains() []chain {
 	return []chain{
 		{name: "allowed", rules: []program{
 			join(state(expr.CtStateBitNEW), t.tell(PrefixAllowed)),
+			unmark(),
 			accept(),
 		}},
 		{name: "reply", rules: slices.Concat(t.identify(destination(r0)), []program{
-			join(ipv4(), mark, source(r1), meta(expr.MetaKeyL4PROTO, r2), sourcePort(r3), in(t.allow), accept()),
-			join(ipv4(), icmpType(0), mark, source(r1), in(t.echo), accept()),
+			join(ipv4(), mark, source(r1), meta(expr.MetaKeyL4PROTO, r2), sourcePort(r3), in(t.allow), unmark(), accept()),
+			join(ipv4(), icmpType(0), mark, source(r1), in(t.echo), unmark(), accept()),
 			t.tell(PrefixReply),
 			drop(),
 		})},

@@ -1,0 +1,113 @@
+package ipam
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/atomicfile"
+	"tero.internal/common/fault"
+)
+
+// journal is a file of one lease a line; the last line about an address counts.
+type journal struct {
+	path  string
+	file  *os.File
+	size  int64
+	lines int
+}
+
+// openJournal reads the leases, oldest first. A last line that a crash cut off
+// was never acknowledged and is left out; any other that cannot be read is an error.
+func openJournal(path string) (*journal, []Lease, error) {
+	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("leases: %w", err)
+	}
+	var out []Lease
+	for number := 1; len(data) > 0; number++ {
+		line, rest, whole := bytes.Cut(data, []byte("\n"))
+		data = rest
+		var l Lease
+		if err := json.Unmarshal(line, &l); err != nil || !l.Address.IsValid() {
+			if !whole {
+				break
+			}
+			return nil, nil, fault.New(fault.Corrupt, "%s:%d: not a lease: %.60q", path, number, line).
+				WithHint("restore the file, or remove it when no container runs")
+		}
+		out = append(out, l)
+	}
+	return &journal{path: path}, out, nil
+}
+
+func encode(l Lease) ([]byte, error) {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return nil, fmt.Errorf("lease: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// append adds a line, and waits for the disk if it must be durable. On an
+// error the file is as it was.
+func (j *journal) append(l Lease, durable bool) error {
+	b, err := encode(l)
+	if err != nil {
+		return err
+	}
+	_, err = j.file.WriteAt(b, j.size)
+	if err == nil && durable {
+		err = unix.Fdatasync(int(j.file.Fd()))
+	}
+	if err != nil {
+		_ = j.file.Truncate(j.size)
+		return j.fault(err)
+	}
+	j.size += int64(len(b))
+	j.lines++
+	return nil
+}
+
+func (j *journal) fault(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fault.New(fault.Exhausted, "no room on the disk to write a lease to %s: %w", j.path, err).WithHint("free some space")
+	}
+	return fmt.Errorf("write lease: %w", err)
+}
+
+// rewrite replaces the file by the leases that count.
+func (j *journal) rewrite(leases []Lease) error {
+	var all []byte
+	for _, l := range leases {
+		b, err := encode(l)
+		if err != nil {
+			return err
+		}
+		all = append(all, b...)
+	}
+	if err := atomicfile.Write(j.path, all, 0o600); err != nil {
+		return j.fault(err)
+	}
+	f, err := os.OpenFile(j.path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("leases: %w", err)
+	}
+	if j.file != nil {
+		_ = j.file.Close()
+	}
+	j.file, j.size, j.lines = f, int64(len(all)), len(leases)
+	return nil
+}
+
+func (j *journal) close() error {
+	if j.file == nil {
+		return nil
+	}
+	return j.file.Close()
+}

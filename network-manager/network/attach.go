@@ -1,0 +1,319 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/fault"
+	"tero.internal/common/undo"
+	"tero.internal/common/workload"
+	"tero.internal/network-manager/internal/nft"
+)
+
+// Attach makes one interface of a container, with policy in the kernel before
+// it is up. On an error nothing of it is left.
+func (m *Manager) Attach(ctx context.Context, a workload.Attachment) (workload.Endpoint, error) {
+	ns, err := openNamespace(a.NetNS)
+	if err != nil {
+		return workload.Endpoint{}, err
+	}
+	defer ns.Close()
+	e, err := m.AttachFile(ctx, a, ns, "")
+	if err != nil {
+		return workload.Endpoint{}, err
+	}
+	return e.Workload(), nil
+}
+
+// AttachFile is Attach with the network namespace as an open file; cni is the
+// name of the CNI configuration that asks, if one does.
+func (m *Manager) AttachFile(ctx context.Context, a workload.Attachment, ns *os.File, cni string) (_ Endpoint, err error) {
+	inode, err := m.checkAttachment(a, ns)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	k := key{a.Container, a.Interface}
+	release, err := m.acquire(ctx, k)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	defer release()
+	var done undo.Stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, done.Run(ctx))
+		}
+	}()
+
+	n, err := m.vacant(a, k)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	address, err := n.pool.Lease(k.String())
+	if err != nil {
+		return Endpoint{}, err
+	}
+	done.Push("lease", func(context.Context) error { return n.pool.Release(address) })
+
+	e := m.newEndpoint(a, n, address, inode, cni)
+	if err := m.journal.write(stateMaking, e); err != nil {
+		return Endpoint{}, err
+	}
+	done.Push("journal", func(context.Context) error { return m.journal.write(stateGone, e) })
+
+	if e.HostIndex, err = m.createPair(ns, e); err != nil {
+		return Endpoint{}, err
+	}
+	done.Push("interface", func(context.Context) error { return m.links.Remove(e.HostInterface) })
+
+	if err := m.enlist(e); err != nil {
+		return Endpoint{}, err
+	}
+	done.Push("policy", func(context.Context) error { return m.delist(e) })
+
+	if err := ctx.Err(); err != nil {
+		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, err)
+	}
+	if err := m.links.Up(e.HostIndex, e.pair()); err != nil {
+		return Endpoint{}, err
+	}
+	if err := m.journal.write(stateReady, e); err != nil {
+		return Endpoint{}, err
+	}
+	done.Keep()
+	m.publish("endpoint.attached", e, fmt.Sprintf("%s is on network %s as %s", e.Name, e.Network, e.Address),
+		map[string]string{"network": e.Network, "address": e.Address.String(), "host_interface": e.HostInterface})
+	return *e, nil
+}
+
+// vacant gives the network for a new endpoint, if there is none yet.
+func (m *Manager) vacant(a workload.Attachment, k key) (*state, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, errClosed
+	}
+	n := m.networks[a.Network]
+	if n == nil {
+		return nil, fault.New(fault.NotFound, "network %q does not exist", a.Network).WithHint("create it, or use network %q", workload.NetworkDefault)
+	}
+	if old := m.endpoints[k]; old != nil {
+		return nil, fault.New(fault.Exists, "container %s has interface %s on network %s already", a.Container, a.Interface, old.Network)
+	}
+	return n, nil
+}
+
+func (m *Manager) newEndpoint(a workload.Attachment, n *state, address netip.Addr, inode uint64, cni string) *Endpoint {
+	return &Endpoint{
+		Container: a.Container, Name: a.Name, SPIFFEID: a.SPIFFEID, Labels: a.Labels, Network: a.Network,
+		Interface: a.Interface, HostInterface: hostName(m.config.InterfacePrefix),
+		MAC: hardwareAddress(0x02, address), HostMAC: hardwareAddress(0x06, address),
+		Address: address, Gateway: n.Gateway, MTU: n.MTU, NamespaceInode: inode, Attached: time.Now().UTC(), CNI: cni,
+	}
+}
+
+// createPair makes the interfaces. One of the same name in the container may
+// still wait for its removal.
+func (m *Manager) createPair(ns *os.File, e *Endpoint) (int, error) {
+	index, err := m.links.Create(ns, e.pair())
+	if errors.Is(err, unix.EEXIST) {
+		if err := m.links.Reap(); err != nil {
+			return 0, err
+		}
+		index, err = m.links.Create(ns, e.pair())
+	}
+	if errors.Is(err, unix.EEXIST) {
+		return 0, fault.New(fault.Exists, "the container has an interface %s already: %w", e.Interface, err)
+	}
+	return index, err
+}
+
+// enlist makes e known and lets it do what the segments allow.
+func (m *Manager) enlist(e *Endpoint) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return errClosed
+	}
+	if m.networks[e.Network] == nil {
+		return fault.New(fault.Conflict, "network %q was removed meanwhile", e.Network)
+	}
+	e.Mark = m.marks.take(e)
+	m.know(e)
+	if err := m.enforce(nft.Change{AddEndpoints: []nft.Endpoint{e.element()}}); err != nil {
+		m.forget(e)
+		m.marks.drop(e)
+		return err
+	}
+	return nil
+}
+
+// delist takes all that e may do out of the kernel.
+func (m *Manager) delist(e *Endpoint) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forget(e)
+	m.marks.drop(e)
+	return m.enforce(nft.Change{RemoveEndpoints: []nft.Endpoint{e.element()}})
+}
+
+func (m *Manager) know(e *Endpoint) {
+	m.endpoints[e.key()], m.byAddress[e.Address], m.byIndex[e.HostIndex] = e, e, e
+}
+
+func (m *Manager) forget(e *Endpoint) {
+	delete(m.endpoints, e.key())
+	delete(m.byAddress, e.Address)
+	delete(m.byIndex, e.HostIndex)
+}
+
+// Detach removes the interfaces of a container and gives its addresses back.
+// It is nil for one that is not attached.
+func (m *Manager) Detach(ctx context.Context, container workload.ID) error {
+	return m.detachIf(ctx, func(e *Endpoint) bool { return e.Container == container && e.CNI == "" })
+}
+
+// DetachInterface removes one interface of a container; it is nil for one that
+// is not there.
+func (m *Manager) DetachInterface(ctx context.Context, container workload.ID, name string) error {
+	return m.detach(ctx, key{container, name})
+}
+
+// detachIf removes the endpoints that match, all of them whatever fails.
+func (m *Manager) detachIf(ctx context.Context, match func(*Endpoint) bool) error {
+	var keys []key
+	m.mu.Lock()
+	for k, e := range m.endpoints {
+		if match(e) {
+			keys = append(keys, k)
+		}
+	}
+	m.mu.Unlock()
+	var errs []error
+	for _, k := range keys {
+		errs = append(errs, m.detach(ctx, k))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) detach(ctx context.Context, k key) error {
+	release, err := m.acquire(ctx, k)
+	if err != nil {
+		return err
+	}
+	defer release()
+	m.mu.Lock()
+	e := m.endpoints[k]
+	closed := m.closed
+	m.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	if closed {
+		return errClosed
+	}
+	// From here on nothing of it can send or receive, whatever fails below.
+	if err := m.delist(e); err != nil {
+		return err
+	}
+	errs := []error{m.links.Doom(e.HostIndex)}
+	select {
+	case m.doomed <- struct{}{}:
+	default:
+	}
+	m.mu.Lock()
+	n := m.networks[e.Network]
+	left := len(m.endpoints)
+	m.mu.Unlock()
+	if n != nil {
+		errs = append(errs, n.pool.Release(e.Address))
+	}
+	errs = append(errs, m.journal.write(stateGone, e))
+	if m.journal.crowded(left) {
+		errs = append(errs, m.compact())
+	}
+	m.publish("endpoint.detached", e, fmt.Sprintf("%s left network %s", e.Name, e.Network), map[string]string{"network": e.Network, "address": e.Address.String()})
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("detach %s from network %s: %w", e.Name, e.Network, err)
+	}
+	return nil
+}
+
+// Check tells what of an endpoint is not as Attach made it.
+func (m *Manager) Check(_ context.Context, container workload.ID, name string, ns *os.File) error {
+	e, err := m.Endpoint(container, name)
+	if err != nil {
+		return err
+	}
+	inode, err := namespaceInode(ns)
+	if err != nil {
+		return err
+	}
+	if inode != e.NamespaceInode {
+		return fault.New(fault.Conflict, "container %s is in another network namespace than it was attached in", container)
+	}
+	if err := m.links.Verify(ns, e.HostIndex, e.pair()); err != nil {
+		return fault.New(fault.Conflict, "%w", err).WithHint("attach the container anew")
+	}
+	return nil
+}
+
+var interfacePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
+
+func (m *Manager) checkAttachment(a workload.Attachment, ns *os.File) (inode uint64, err error) {
+	switch {
+	case a.Container == "":
+		return 0, fault.New(fault.Invalid, "no container given to attach")
+	case a.Name == "":
+		return 0, fault.New(fault.Invalid, "container %s has no name to attach it by", a.Container)
+	case !interfacePattern.MatchString(a.Interface):
+		return 0, fault.New(fault.Invalid, "interface name %q is not 1 to 15 of letters, digits, -, _ and .", a.Interface)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(ns.Fd()), &fs); err != nil {
+		return 0, fmt.Errorf("network namespace: %w", err)
+	}
+	if fs.Type != unix.NSFS_MAGIC {
+		return 0, fault.New(fault.Invalid, "%s is not a network namespace", ns.Name())
+	}
+	inode, err = namespaceInode(ns)
+	if err == nil && inode == m.namespace {
+		return 0, fault.New(fault.Invalid, "the container shares the node's network namespace")
+	}
+	return inode, err
+}
+
+func namespaceInode(ns *os.File) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(ns.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("network namespace: %w", err)
+	}
+	return st.Ino, nil
+}
+
+func openNamespace(path string) (*os.File, error) {
+	f, err := os.Open(path) //nolint:gosec // the runtime's own path; checkAttachment refuses what is no namespace
+	if err != nil {
+		return nil, fault.New(fault.NotFound, "network namespace %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// compact rewrites the journal without what is gone. Endpoints that are being
+// made are left out; their next record is the one that counts.
+func (m *Manager) compact() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []record
+	for _, e := range m.endpoints {
+		all = append(all, record{State: stateReady, Endpoint: e})
+	}
+	return m.journal.rewrite(all)
+}
