@@ -1,0 +1,245 @@
+// Package rootfs makes the root file systems of containers: an overlay of the
+// image's layers, seen through the container's id map, between two small layers
+// of our own.
+//
+//	upper       the container's own, when its root may be written
+//	files       /etc/hosts, resolv.conf and hostname as regular files, whatever the
+//	            image has there, for the container's own to be mounted over
+//	image       its layers, uppermost first
+//	points      mount points that the configuration asks for, when there are such
+//	scaffold    /proc, /sys, /dev, /tmp ...: an image may be a single binary
+//
+// The layers are clones of mounts that are nowhere in the file system, so that
+// the overlay vanishes with its last user.
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Scaffold are the layers that all containers share.
+type Scaffold struct{ files, bottom string }
+
+// EtcFiles are the files of a container that the host writes, by their paths inside.
+func EtcFiles() []string { return []string{"/etc/hosts", "/etc/resolv.conf", "/etc/hostname"} }
+
+// folders of the scaffold with their modes.
+func folders() map[string]fs.FileMode {
+	return map[string]fs.FileMode{
+		"proc": 0o555, "sys": 0o555, "dev": 0o755, "etc": 0o755, "run": 0o755, "tmp": 0o777 | fs.ModeSticky,
+	}
+}
+
+// OpenScaffold makes the shared layers in dir, or finds them there.
+func OpenScaffold(dir string) (*Scaffold, error) {
+	s := &Scaffold{files: filepath.Join(dir, "files"), bottom: filepath.Join(dir, "scaffold")}
+	for name, mode := range folders() {
+		if err := mkdir(filepath.Join(s.bottom, name), mode); err != nil {
+			return nil, fmt.Errorf("make the scaffold: %w", err)
+		}
+	}
+	if err := mkdir(filepath.Join(s.files, "etc"), 0o755); err != nil {
+		return nil, fmt.Errorf("make the scaffold: %w", err)
+	}
+	for _, d := range []string{s.files, s.bottom} {
+		if err := os.Chmod(d, 0o755); err != nil { //nolint:gosec // the root folder inside
+			return nil, fmt.Errorf("make the scaffold: %w", err)
+		}
+	}
+	for _, name := range EtcFiles() {
+		f, err := os.OpenFile(filepath.Join(s.files, name), os.O_CREATE|os.O_WRONLY, 0o644) //nolint:gosec // public inside
+		if err != nil {
+			return nil, fmt.Errorf("make the scaffold: %w", err)
+		}
+		err = errors.Join(f.Chmod(0o644), f.Close())
+		if err != nil {
+			return nil, fmt.Errorf("make the scaffold: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func mkdir(dir string, mode fs.FileMode) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // public inside
+		return err
+	}
+	return os.Chmod(dir, mode)
+}
+
+// Covers tells whether the scaffold has the mount point.
+func (s *Scaffold) Covers(destination string) bool {
+	_, ok := folders()[strings.TrimPrefix(filepath.Clean(destination), "/")]
+	return ok
+}
+
+// Options describe a root file system.
+type Options struct {
+	// Layers are the image's, uppermost first.
+	Layers []string
+	// Points is a folder with further mount points, or "".
+	Points string
+	// Upper is the folder of the writable layer, with "upper" and "work" in it; "" for a read-only root.
+	Upper string
+	// UserNS is a user namespace with the container's id map.
+	UserNS *os.File
+	// NoSuid ignores set-user-id bits.
+	NoSuid bool
+	// ByPath names layers by their path in /proc, as kernels before 6.13 need it.
+	ByPath bool
+}
+
+// MakeUpper makes the writable layer in dir, owned by the container's root.
+func MakeUpper(dir string, owner uint32) error {
+	for _, name := range []string{"upper", "work"} {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o755); err != nil { //nolint:gosec // the root folder inside
+			return fmt.Errorf("make the writable layer: %w", err)
+		}
+		// Chmod for the umask; an idmapped upper layer would be silently read-only.
+		if err := errors.Join(os.Chmod(path, 0o755), os.Lchown(path, int(owner), int(owner))); err != nil { //nolint:gosec // as above
+			return fmt.Errorf("make the writable layer: %w", err)
+		}
+	}
+	return nil
+}
+
+// Mount makes the root file system. It is mounted nowhere yet.
+func (s *Scaffold) Mount(o Options) (_ *os.File, err error) {
+	root, err := s.mount(o)
+	if !o.ByPath && errors.Is(err, unix.EINVAL) {
+		o.ByPath = true
+		if second, e := s.mount(o); e == nil {
+			return second, nil
+		}
+	}
+	return root, err
+}
+
+func (s *Scaffold) mount(o Options) (_ *os.File, err error) {
+	overlay, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open overlay: %w", err)
+	}
+	defer func() { _ = unix.Close(overlay) }()
+	layers := append([]string{s.files}, o.Layers...)
+	if o.Points != "" {
+		layers = append(layers, o.Points)
+	}
+	layers = append(layers, s.bottom)
+	// A clone that is mounted nowhere lives as long as its descriptor, so each
+	// stays open until the overlay holds it.
+	var clones []int
+	defer func() {
+		for _, fd := range clones {
+			_ = unix.Close(fd)
+		}
+	}()
+	for _, l := range layers {
+		fd, err := Clone(l, o.UserNS, 0)
+		if err != nil {
+			return nil, fmt.Errorf("map the ids of layer %s: %w", l, err)
+		}
+		clones = append(clones, fd)
+	}
+	if err := addLayers(overlay, clones, o.ByPath); err != nil {
+		return nil, explain(overlay, "add layers", err)
+	}
+	attributes := unix.MOUNT_ATTR_NODEV
+	if o.NoSuid {
+		attributes |= unix.MOUNT_ATTR_NOSUID
+	}
+	if o.Upper == "" {
+		attributes |= unix.MOUNT_ATTR_RDONLY
+	} else if err := addUpper(overlay, o.Upper); err != nil {
+		return nil, explain(overlay, "add the writable layer", err)
+	}
+	if err := unix.FsconfigCreate(overlay); err != nil {
+		return nil, explain(overlay, "mount overlay", err)
+	}
+	fd, err := unix.Fsmount(overlay, unix.FSMOUNT_CLOEXEC, attributes)
+	if err != nil {
+		return nil, explain(overlay, "mount overlay", err)
+	}
+	return os.NewFile(uintptr(fd), "rootfs"), nil //nolint:gosec // an open descriptor
+}
+
+func addLayers(overlay int, layers []int, byPath bool) error {
+	if !byPath {
+		for _, fd := range layers {
+			if err := unix.FsconfigSetFd(overlay, "lowerdir+", fd); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	paths := make([]string, len(layers))
+	for i, fd := range layers {
+		paths[i] = "/proc/self/fd/" + strconv.Itoa(fd)
+	}
+	return unix.FsconfigSetString(overlay, "lowerdir", strings.Join(paths, ":"))
+}
+
+func addUpper(overlay int, dir string) error {
+	if err := unix.FsconfigSetString(overlay, "upperdir", filepath.Join(dir, "upper")); err != nil {
+		return err
+	}
+	if err := unix.FsconfigSetString(overlay, "workdir", filepath.Join(dir, "work")); err != nil {
+		return err
+	}
+	// Never mounted again after a crash of the machine, so never synced: an exit
+	// once waited 190 ms for that.
+	err := unix.FsconfigSetFlag(overlay, "volatile")
+	return err
+}
+
+// explain adds the kernel's own words about a file system context to an error.
+func explain(fd int, doing string, err error) error {
+	buf := make([]byte, 1024)
+	var words []string
+	for {
+		n, e := unix.Read(fd, buf)
+		if e != nil || n <= 0 {
+			break
+		}
+		words = append(words, strings.TrimSpace(string(buf[:n])))
+	}
+	if len(words) == 0 {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return fmt.Errorf("%s: %w (%s)", doing, err, strings.Join(words, "; "))
+}
+
+// Clone gives a copy of the mount at path, as seen through an id map (nil for
+// none), that is mounted nowhere.
+func Clone(path string, userNS *os.File, attributes uint64) (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("clone the mount of %s: %w", path, err)
+	}
+	a := unix.MountAttr{Attr_set: attributes, Propagation: unix.MS_PRIVATE}
+	if userNS != nil {
+		a.Attr_set |= unix.MOUNT_ATTR_IDMAP
+		raw, err := userNS.SyscallConn()
+		if err != nil {
+			_ = unix.Close(fd)
+			return -1, err
+		}
+		if err := raw.Control(func(ns uintptr) { a.Userns_fd = uint64(ns) }); err != nil {
+			_ = unix.Close(fd)
+			return -1, err
+		}
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &a); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("set the attributes of %s: %w", path, err)
+	}
+	return fd, nil
+}

@@ -1,0 +1,407 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/fault"
+	"tero.internal/common/undo"
+	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/cgroup"
+	"tero.internal/runtime/internal/idmap"
+	"tero.internal/runtime/internal/protocol"
+	"tero.internal/runtime/internal/rootfs"
+	"tero.internal/runtime/internal/seccomp"
+	"tero.internal/runtime/ociconfig"
+)
+
+// annotationInput marks a configuration whose standard input stays open.
+const annotationInput = "internal.tero.open-stdin"
+
+// createTimeout bounds what the keeper does for one request.
+const createTimeout = 30 * time.Second
+
+// Configure gives the OCI runtime configuration that Create will apply.
+func (n *Native) Configure(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
+	config, err := ociconfig.Build(spec, image)
+	if err != nil {
+		return nil, err
+	}
+	if spec.OpenStdin {
+		if config.Annotations == nil {
+			config.Annotations = map[string]string{}
+		}
+		config.Annotations[annotationInput] = "true"
+	}
+	return config, nil
+}
+
+// Create makes the sandbox; its process waits for Start. netns is valid until
+// Destroy, also when the process has ended: the keeper holds it. On an error
+// nothing is left.
+func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec, image workload.Image) (netns string, err error) {
+	if err := check(id, config, image); err != nil {
+		return "", err
+	}
+	var done undo.Stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, done.Run(ctx))
+		}
+	}()
+	slot, ok := n.ids.Claim()
+	if !ok {
+		return "", fault.New(fault.Exhausted, "all %d ranges of user ids are in use", idmap.Slots).WithHint("remove containers")
+	}
+	done.Push("claim ids", func(context.Context) error { n.ids.Release(slot); return nil })
+	r := &record{Slot: slot, Cgroup: *n.tree.Plan(string(id))}
+	if err := n.makeFolder(id, r, &done); err != nil {
+		return "", err
+	}
+	if err := n.tree.Create(ctx, &r.Cgroup, config.Linux.Resources); err != nil {
+		return "", explainCgroup(err)
+	}
+	done.Push("make cgroup", r.Cgroup.Remove)
+	group, err := r.Cgroup.Open()
+	if err != nil {
+		return "", err
+	}
+	defer group.Close()
+	userNS, err := n.userNamespace(ctx, slot)
+	if err != nil {
+		return "", err
+	}
+	root, err := n.root(id, config, image, userNS, slot)
+	if err != nil {
+		return "", err
+	}
+	c, err := n.compile(id, config, group, root, userNS)
+	if err != nil {
+		_ = root.Close()
+		return "", err
+	}
+	defer c.done()
+
+	// What only Exec needs is written while the keeper works.
+	var side sync.WaitGroup
+	var sideErr error
+	side.Go(func() {
+		sideErr = writeJSON(filepath.Join(n.folder(id), configFile), description{config, image, image.Layers})
+	})
+	reply, err := n.create(ctx, id, config, c, group, slot)
+	side.Wait()
+	if err == nil {
+		done.Push("clone process", func(ctx context.Context) error { return n.forget(ctx, id) })
+		err = sideErr
+	}
+	if err != nil {
+		_ = root.Close()
+		return "", n.explain(err, c.Steps(), nil, config)
+	}
+	n.mu.Lock()
+	n.made[id] = &made{steps: c.Steps(), root: root, argv: config.Process.Args, path: candidates(config.Process.Args[0], config.Process.Env)}
+	keeper := n.keeper.pid
+	n.mu.Unlock()
+	return fmt.Sprintf("/proc/%d/fd/%d", keeper, reply.Number), nil
+}
+
+// check refuses what Create cannot do before it does anything.
+func check(id workload.ID, config *specs.Spec, image workload.Image) error {
+	if err := id.Validate(); err != nil {
+		return fault.New(fault.Invalid, "%w", err)
+	}
+	switch {
+	case config == nil || config.Process == nil || config.Linux == nil || config.Root == nil:
+		return fault.New(fault.Invalid, "the configuration lacks its process, root or linux part")
+	case len(config.Process.Args) == 0:
+		return fault.New(fault.Invalid, "the configuration names no command")
+	case !strings.HasPrefix(config.Process.Cwd, "/"):
+		return fault.New(fault.Invalid, "working directory %q is not an absolute path", config.Process.Cwd)
+	case len(image.Layers) == 0:
+		return fault.New(fault.Invalid, "image %s has no layers", image.Reference)
+	case config.Process.User.UID >= idmap.Size || config.Process.User.GID >= idmap.Size:
+		return fault.New(fault.Invalid, "user %d:%d is not one of the %d ids of a container", config.Process.User.UID, config.Process.User.GID, idmap.Size).
+			WithHint("choose ids under %d", idmap.Size)
+	case cloneFlags(config)&unix.CLONE_NEWUSER == 0 || cloneFlags(config)&unix.CLONE_NEWNS == 0 || cloneFlags(config)&unix.CLONE_NEWPID == 0:
+		return fault.New(fault.Unsupported, "the native class needs user, mount and pid namespaces")
+	}
+	for _, ns := range config.Linux.Namespaces {
+		if ns.Path != "" {
+			return fault.New(fault.Unsupported, "joining the %s namespace %s is not supported", ns.Type, ns.Path)
+		}
+	}
+	return nil
+}
+
+// cloneFlags gives the namespaces that the process is cloned into. The cgroup
+// namespace is made later, from inside the cgroup.
+func cloneFlags(config *specs.Spec) uint64 {
+	flags := map[specs.LinuxNamespaceType]uint64{
+		specs.UserNamespace: unix.CLONE_NEWUSER, specs.PIDNamespace: unix.CLONE_NEWPID, specs.MountNamespace: unix.CLONE_NEWNS,
+		specs.NetworkNamespace: unix.CLONE_NEWNET, specs.IPCNamespace: unix.CLONE_NEWIPC, specs.UTSNamespace: unix.CLONE_NEWUTS,
+	}
+	var all uint64
+	for _, ns := range config.Linux.Namespaces {
+		all |= flags[ns.Type]
+	}
+	return all
+}
+
+func hasNamespace(config *specs.Spec, t specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(config.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
+}
+
+// makeFolder makes the container's folder with the record of what will be made.
+func (n *Native) makeFolder(id workload.ID, r *record, done *undo.Stack) error {
+	dir := n.folder(id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return fault.New(fault.Exists, "container %s exists", id.Short())
+		}
+		return explainDisk(err)
+	}
+	done.Push("make folder", func(context.Context) error { return os.RemoveAll(dir) })
+	if err := writeJSON(filepath.Join(dir, recordFile), r); err != nil {
+		return explainDisk(err)
+	}
+	etc := filepath.Join(dir, etcFolder)
+	if err := os.Mkdir(etc, 0o700); err != nil {
+		return explainDisk(err)
+	}
+	for _, name := range rootfs.EtcFiles() {
+		path := filepath.Join(etc, filepath.Base(name))
+		if err := writeNew(path, nil); err != nil {
+			return explainDisk(err)
+		}
+		if err := os.Chmod(path, 0o644); err != nil { //nolint:gosec // any user of the container may read it
+			return explainDisk(err)
+		}
+	}
+	return nil
+}
+
+// userNamespace gives a user namespace with the ids of a slot, for mounts.
+func (n *Native) userNamespace(ctx context.Context, slot idmap.Slot) (*os.File, error) {
+	n.mu.Lock()
+	f := n.userNS[slot]
+	n.mu.Unlock()
+	if f != nil {
+		return f, nil
+	}
+	_, f, err := n.call(ctx, &protocol.Request{
+		Op: protocol.OpUserNS, HostID: slot.HostID(), Size: idmap.Size,
+	})
+	if err == nil && f == nil {
+		err = errors.New("keeper: no file in the reply")
+	}
+	if err != nil {
+		return nil, fault.New(fault.KindOf(err), "cannot make a user namespace: %w", err).
+			WithHint("is /proc/sys/user/max_user_namespaces high enough?")
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.userNS[slot] = f
+	return f, nil
+}
+
+// root makes the container's root file system.
+func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, userNS *os.File, slot idmap.Slot) (*os.File, error) {
+	o := rootfs.Options{Layers: image.Layers, UserNS: userNS, NoSuid: config.Process.NoNewPrivileges}
+	points := filepath.Join(n.folder(id), pointsDir)
+	for i := range config.Mounts {
+		m := &config.Mounts[i]
+		if n.scaffold.Covers(m.Destination) || belowTmpfs(config.Mounts[:i], m.Destination) {
+			continue
+		}
+		if err := makePoint(points, m); err != nil {
+			return nil, explainDisk(err)
+		}
+		o.Points = points
+	}
+	if !config.Root.Readonly {
+		o.Upper = filepath.Join(n.folder(id), layerDir)
+		if err := os.Mkdir(o.Upper, 0o700); err != nil {
+			return nil, explainDisk(err)
+		}
+		if err := rootfs.MakeUpper(o.Upper, slot.HostID()); err != nil {
+			return nil, explainDisk(err)
+		}
+	}
+	root, err := n.scaffold.Mount(o)
+	if err != nil {
+		return nil, fault.New(fault.Unsupported, "cannot make the root file system of image %s: %w", image.Reference, err).
+			WithHint("\"tero doctor\" says what this kernel lacks")
+	}
+	return root, nil
+}
+
+// belowTmpfs tells whether a mount point lies on a tmpfs that is mounted before.
+func belowTmpfs(before []specs.Mount, destination string) bool {
+	return slices.ContainsFunc(before, func(m specs.Mount) bool {
+		return m.Type == "tmpfs" && strings.HasPrefix(filepath.Clean(destination), filepath.Clean(m.Destination)+"/")
+	})
+}
+
+// makePoint makes a mount point in a layer of its own, below the image's.
+func makePoint(layer string, m *specs.Mount) error {
+	path := filepath.Join(layer, filepath.Join("/", m.Destination))
+	if m.Type == "bind" {
+		if st, err := os.Stat(m.Source); err == nil && !st.IsDir() {
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // public inside
+				return err
+			}
+			return writeNew(path, nil)
+		}
+	}
+	return os.MkdirAll(path, 0o755) //nolint:gosec // public inside
+}
+
+// compile makes the program that sets the container up.
+func (n *Native) compile(id workload.ID, config *specs.Spec, group *cgroup.Files, root, userNS *os.File) (_ *compiler, err error) {
+	c := &compiler{config: config}
+	defer func() {
+		if err != nil {
+			c.done()
+		}
+	}()
+	if c.filter, err = n.filters.compile(config.Linux.Seccomp); err != nil {
+		return nil, err
+	}
+	p := config.Process
+	c.rootFile = c.send(root)
+	c.joinCgroups(group.Tasks)
+	if hasNamespace(config, specs.CgroupNamespace) {
+		c.unshareCgroup()
+	}
+	c.becomeRoot()
+	c.identity(hasNamespace(config, specs.NetworkNamespace))
+	c.attachRoot()
+	if err := c.mounts(userNS); err != nil {
+		return nil, err
+	}
+	for _, name := range rootfs.EtcFiles() {
+		if err := c.bindFile(filepath.Join(n.folder(id), etcFolder, filepath.Base(name)), name, userNS); err != nil {
+			return nil, err
+		}
+	}
+	c.sysctls(config.Linux.Sysctl)
+	c.restrict(config.Linux)
+	c.pivot()
+	if p.Terminal {
+		c.terminal(p.User.UID)
+		c.console()
+	}
+	c.stdio(p.Terminal)
+	if err := c.confine(p); err != nil {
+		return nil, err
+	}
+	c.ready(p.Terminal)
+	c.wait()
+	c.exec(p)
+	return c, nil
+}
+
+// create asks the keeper to clone the process that runs the program.
+func (n *Native) create(ctx context.Context, id workload.ID, config *specs.Spec, c *compiler, group *cgroup.Files, slot idmap.Slot) (*protocol.Reply, error) {
+	req := &protocol.Request{
+		Op: protocol.OpCreate, ID: string(id), HostID: slot.HostID(), Size: idmap.Size, CloneFlags: cloneFlags(config),
+		Rlimits: n.rlimits(ctx, config.Process), OOM: protocol.None, Cgroup: protocol.None,
+		UID: slot.HostID() + config.Process.User.UID, GID: slot.HostID() + config.Process.User.GID,
+	}
+	if config.Process.Terminal {
+		req.Flags |= protocol.FlagTerminal
+	} else if config.Annotations[annotationInput] == "true" {
+		req.Flags |= protocol.FlagInput
+	}
+	folder, err := os.Open(n.folder(id))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = folder.Close() }()
+	req.Folder = int32(c.send(folder)) //nolint:gosec // an index
+	if group.V2 != nil {
+		req.Cgroup = int32(c.send(group.V2)) //nolint:gosec // an index
+	}
+	if group.OOM != nil {
+		req.OOM = int32(c.send(group.OOM)) //nolint:gosec // an index
+	}
+	return n.run(ctx, req, c)
+}
+
+// run sends a request with a program.
+func (n *Native) run(ctx context.Context, req *protocol.Request, c *compiler) (*protocol.Reply, error) {
+	reply, terminal, err := n.runTerminal(ctx, req, c)
+	if terminal != nil {
+		_ = terminal.Close()
+	}
+	return reply, err
+}
+
+func (n *Native) runTerminal(ctx context.Context, req *protocol.Request, c *compiler) (*protocol.Reply, *os.File, error) {
+	code, err := memfile("program", c.Program().Encode())
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = code.Close() }()
+	files := slices.Clone(c.files)
+	req.Program = int32(len(files)) //nolint:gosec // an index
+	files = append(files, code)
+	if req.Flags&protocol.FlagStdio != 0 { // the keeper takes the last three
+		stdio := files[len(c.files)-3 : len(c.files)]
+		files = append(slices.Clone(c.files[:len(c.files)-3]), code)
+		req.Program = int32(len(files)) - 1 //nolint:gosec // an index
+		files = append(files, stdio...)
+	}
+	// Not to be left half-way: the keeper's answer decides what there is.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
+	defer cancel()
+	return n.call(ctx, req, files...)
+}
+
+// filters keeps compiled seccomp profiles: compiling takes longer than comparing.
+type filters struct {
+	mu   sync.Mutex // guards list
+	list []compiled
+}
+
+type compiled struct {
+	profile *specs.LinuxSeccomp
+	filter  []unix.SockFilter
+}
+
+// keptFilters is how many profiles are kept; nodes use one or two.
+const keptFilters = 8
+
+func (f *filters) compile(profile *specs.LinuxSeccomp) ([]unix.SockFilter, error) {
+	if profile == nil {
+		return nil, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.list {
+		if reflect.DeepEqual(c.profile, profile) {
+			return c.filter, nil
+		}
+	}
+	filter, err := seccomp.Compile(profile)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "the seccomp profile: %w", err)
+	}
+	if len(f.list) == keptFilters {
+		f.list = slices.Delete(f.list, 0, 1)
+	}
+	f.list = append(f.list, compiled{profile, filter})
+	return filter, nil
+}

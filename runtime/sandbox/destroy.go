@@ -1,0 +1,97 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/protocol"
+)
+
+// Destroy kills what is left of the container and removes everything. It may be
+// called again after it failed or was killed half-way: the record goes last.
+func (n *Native) Destroy(ctx context.Context, id workload.ID) error {
+	if id.Validate() != nil {
+		return nil // no container has such an id
+	}
+	r, err := n.loadRecord(id)
+	if err != nil {
+		return err
+	}
+	if r != nil {
+		if err := r.Cgroup.Kill(); err != nil {
+			return fmt.Errorf("kill container %s: %w", id.Short(), err)
+		}
+	}
+	if err := n.forget(ctx, id); err != nil {
+		return fmt.Errorf("end container %s: %w", id.Short(), err)
+	}
+	n.mu.Lock()
+	if m := n.made[id]; m != nil {
+		_ = m.root.Close()
+		delete(n.made, id)
+	}
+	n.mu.Unlock()
+	if r != nil {
+		if err := r.Cgroup.Remove(ctx); err != nil {
+			return err
+		}
+	}
+	if err := n.removeFolder(id); err != nil {
+		return err
+	}
+	if r != nil {
+		n.ids.Release(r.Slot)
+	}
+	return nil
+}
+
+// forget makes the keeper kill and forget the container.
+func (n *Native) forget(ctx context.Context, id workload.ID) error {
+	const pause = 2 * time.Millisecond
+	for {
+		_, _, err := n.call(ctx, &protocol.Request{Op: protocol.OpForget, ID: string(id)})
+		switch code(err) {
+		case protocol.Unknown:
+			return nil
+		case protocol.WrongPhase: // it is being cloned; its cgroup was killed, so not for long
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(pause):
+				continue
+			}
+		}
+		if errors.Is(err, errLost) { // nobody is left to know it
+			return nil
+		}
+		return err
+	}
+}
+
+// removeFolder removes the container's folder, the record last.
+func (n *Native) removeFolder(id workload.ID) error {
+	dir := n.folder(id)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove the folder of container %s: %w", id.Short(), err)
+	}
+	for _, e := range entries {
+		if e.Name() == recordFile {
+			continue
+		}
+		if err := os.RemoveAll(dir + "/" + e.Name()); err != nil {
+			return fmt.Errorf("remove the folder of container %s: %w", id.Short(), err)
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove the folder of container %s: %w", id.Short(), err)
+	}
+	return nil
+}

@@ -1,0 +1,225 @@
+package sandbox
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/fault"
+	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/cgroup"
+	"tero.internal/runtime/internal/program"
+	"tero.internal/runtime/internal/protocol"
+	"tero.internal/runtime/ociconfig"
+)
+
+// Process is a further process in a sandbox. It runs on when nobody waits for it.
+type Process struct {
+	native   *Native
+	id       workload.ID
+	token    uint32
+	pid      int
+	terminal *os.File
+}
+
+// PID is the process in the host's numbers.
+func (p *Process) PID() int { return p.pid }
+
+// Terminal is the master of the process's terminal, or nil. The caller closes it.
+func (p *Process) Terminal() *os.File { return p.terminal }
+
+// Exec runs a further process in a running container, under the same
+// confinement. It returns when the process executes.
+func (n *Native) Exec(ctx context.Context, id workload.ID, spec ExecSpec) (*Process, error) {
+	d, err := n.describe(id)
+	if err != nil {
+		return nil, err
+	}
+	r, err := n.loadRecord(id)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, fault.New(fault.NotFound, "there is no container %s", id.Short())
+	}
+	p, err := execProcess(d, spec)
+	if err != nil {
+		return nil, err
+	}
+	group, err := r.Cgroup.Open()
+	if err != nil {
+		return nil, fault.New(fault.Conflict, "container %s does not run: %w", id.Short(), err)
+	}
+	defer group.Close()
+	c, err := n.compileExec(d.Config, p, group)
+	if err != nil {
+		return nil, err
+	}
+	defer c.done()
+	req := &protocol.Request{
+		Op: protocol.OpExec, ID: string(id), Rlimits: n.rlimits(ctx, p),
+		Folder: protocol.None, OOM: protocol.None, Cgroup: protocol.None,
+	}
+	if group.V2 != nil {
+		req.Cgroup = int32(c.send(group.V2)) //nolint:gosec // an index
+	}
+	if p.Terminal {
+		req.Flags |= protocol.FlagTerminal
+	} else {
+		req.Flags |= protocol.FlagStdio
+		if err := c.sendStdio(spec); err != nil {
+			return nil, err
+		}
+	}
+	reply, terminal, err := n.runTerminal(ctx, req, c)
+	switch code(err) {
+	case protocol.OK:
+		if err != nil {
+			return nil, err
+		}
+	case protocol.Unknown, protocol.WrongPhase:
+		return nil, fault.New(fault.Conflict, "container %s does not run", id.Short())
+	default:
+		config := *d.Config
+		config.Process = p
+		return nil, n.explain(err, c.Steps(), nil, &config)
+	}
+	return &Process{native: n, id: id, token: reply.Token, pid: int(reply.PID), terminal: terminal}, nil
+}
+
+// execProcess gives the process of an ExecSpec: the container's own, changed.
+func execProcess(d *description, spec ExecSpec) (*specs.Process, error) {
+	if len(spec.Args) == 0 || spec.Args[0] == "" {
+		return nil, fault.New(fault.Invalid, "there is no command to execute")
+	}
+	p := *d.Config.Process
+	p.Args, p.Terminal = spec.Args, spec.Terminal
+	p.Env = slices.Concat(p.Env, spec.Env)
+	if spec.Terminal && !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
+		p.Env = append(p.Env, "TERM=xterm")
+	}
+	p.Env = lastWins(p.Env)
+	if spec.Cwd != "" {
+		if !filepath.IsAbs(spec.Cwd) {
+			return nil, fault.New(fault.Invalid, "working directory %q is not an absolute path", spec.Cwd)
+		}
+		p.Cwd = spec.Cwd
+	}
+	if spec.User != "" {
+		// The same code that finds the container's user finds this one.
+		image := d.Image
+		image.Layers = d.Layers
+		var caps []string
+		if p.Capabilities != nil {
+			caps = p.Capabilities.Bounding
+		}
+		config, err := ociconfig.Build(workload.Spec{
+			Name: "exec", Image: image.Reference, Args: spec.Args, User: spec.User, WorkingDir: "/",
+			Network: workload.NetworkNone, CapAdd: caps,
+		}, image)
+		if err != nil {
+			return nil, err
+		}
+		p.User, p.Capabilities = config.Process.User, config.Process.Capabilities
+	}
+	return &p, nil
+}
+
+// lastWins drops entries of the environment that a later one replaces.
+func lastWins(env []string) []string {
+	var out []string
+	seen := map[string]bool{}
+	for _, e := range slices.Backward(env) {
+		key, _, _ := strings.Cut(e, "=")
+		if !seen[key] {
+			seen[key] = true
+			out = append(out, e)
+		}
+	}
+	slices.Reverse(out)
+	return out
+}
+
+// compileExec makes the program that joins a container.
+func (n *Native) compileExec(config *specs.Spec, p *specs.Process, group *cgroup.Files) (*compiler, error) {
+	joined := *config
+	joined.Process = p
+	c := &compiler{config: &joined}
+	var err error
+	if c.filter, err = n.filters.compile(config.Linux.Seccomp); err != nil {
+		return nil, err
+	}
+	c.joinCgroups(group.Tasks)
+	c.Step("join the namespaces of the container")
+	namespaces := cloneFlags(config)
+	if hasNamespace(config, specs.CgroupNamespace) {
+		namespaces |= unix.CLONE_NEWCGROUP
+	}
+	c.Call(unix.SYS_SETNS, program.O(program.OwnInit), program.I(namespaces))
+	c.becomeRoot()
+	if p.Terminal {
+		c.terminal(p.User.UID)
+	}
+	c.stdio(p.Terminal)
+	if err := c.confine(p); err != nil {
+		return nil, err
+	}
+	c.ready(p.Terminal)
+	c.wait()
+	c.exec(p)
+	return c, nil
+}
+
+// sendStdio adds the standard streams as the last files.
+func (c *compiler) sendStdio(spec ExecSpec) error {
+	for i, f := range []*os.File{spec.Stdin, spec.Stdout, spec.Stderr} {
+		if f == nil {
+			flags := os.O_WRONLY
+			if i == 0 {
+				flags = os.O_RDONLY
+			}
+			null, err := os.OpenFile(os.DevNull, flags, 0)
+			if err != nil {
+				return err
+			}
+			c.close = append(c.close, null)
+			f = null
+		}
+		c.send(f)
+	}
+	return nil
+}
+
+// Wait waits for the end of the process. It may be called once.
+func (p *Process) Wait(ctx context.Context) (Exit, error) {
+	reply, _, err := p.native.call(ctx, &protocol.Request{Op: protocol.OpWait, ID: string(p.id), Token: p.token})
+	if code(err) == protocol.Unknown {
+		return Exit{}, fault.New(fault.NotFound, "the process is gone with container %s", p.id.Short())
+	}
+	if err != nil {
+		return Exit{}, err
+	}
+	return exitOf(reply.Exit), nil
+}
+
+// Signal sends a signal to the process.
+func (p *Process) Signal(ctx context.Context, sig unix.Signal) error {
+	_, _, err := p.native.call(ctx, &protocol.Request{Op: protocol.OpSignal, ID: string(p.id), Token: p.token, Number: int32(sig)}) //nolint:gosec // a signal
+	if code(err) == protocol.Unknown {
+		return fault.New(fault.NotFound, "the process has ended")
+	}
+	return err
+}
+
+// Resize sets the size of the process's terminal.
+func (p *Process) Resize(_ context.Context, rows, cols uint16) error {
+	if p.terminal == nil {
+		return fault.New(fault.Conflict, "the process has no terminal")
+	}
+	return resize(p.terminal, rows, cols)
+}

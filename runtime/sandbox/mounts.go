@@ -1,0 +1,298 @@
+package sandbox
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/fault"
+	"tero.internal/runtime/internal/program"
+	"tero.internal/runtime/internal/rootfs"
+)
+
+// device is a node of the host's /dev that every container gets.
+type device struct {
+	name         string
+	major, minor uint32
+}
+
+func devices() []device {
+	return []device{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}
+}
+
+// The commands of fsconfig(2).
+const (
+	fsconfigFlag   = 0
+	fsconfigString = 1
+	fsconfigCreate = 6
+)
+
+// attachPoint is where the root file system is mounted for the moment before it
+// becomes the root: a folder that every host has, in a mount namespace that
+// nobody else sees.
+const attachPoint = "/proc"
+
+// attachRoot makes the mounts private and mounts the root file system.
+func (c *compiler) attachRoot() {
+	c.Step("mount the root file system")
+	c.Call(unix.SYS_UMASK, program.I(0))
+	c.Call(unix.SYS_MOUNT, program.I(0), c.String("/"), program.I(0), program.I(unix.MS_REC|unix.MS_PRIVATE), program.I(0))
+	c.Call(unix.SYS_MOVE_MOUNT, program.F(c.rootFile), c.String(""), cwd(), c.String(attachPoint), program.I(unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+// inRoot opens a path inside the container's root, whatever links are there.
+func (c *compiler) inRoot(path string, flags uint64, slot int) *program.Last {
+	how := c.Words(flags|unix.O_CLOEXEC, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	return c.Call(unix.SYS_OPENAT2, program.F(c.rootFile), c.String(inside(path)), how, program.I(24)).Out(slot)
+}
+
+// inside gives a container's path relative to its root.
+func inside(path string) string {
+	return "." + filepath.Join("/", path)
+}
+
+// moveTo mounts a mount that is nowhere onto the target slot, and closes the latter.
+func (c *compiler) moveTo(mount program.Arg) {
+	c.Call(unix.SYS_MOVE_MOUNT, mount, c.String(""), program.S(slotTarget), c.String(""),
+		program.I(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
+	c.closeSlot(slotTarget)
+}
+
+// mounts mounts what the configuration lists.
+func (c *compiler) mounts(userNS *os.File) error {
+	var fresh []string // tmpfs mounts, in which mount points can be made
+	for i := range c.config.Mounts {
+		m := &c.config.Mounts[i]
+		c.Step("mount " + m.Destination)
+		c.makePoint(m.Destination, fresh)
+		o, err := parseOptions(m)
+		if err != nil {
+			return err
+		}
+		switch m.Type {
+		case "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2":
+			c.inRoot(m.Destination, unix.O_PATH, slotTarget)
+			c.fileSystem(m.Type, m.Source, o)
+			c.moveTo(program.S(slotMount))
+			c.closeSlot(slotMount)
+		case "bind", "none", "":
+			if err := c.bind(m, o, userNS); err != nil {
+				return err
+			}
+		default:
+			return fault.New(fault.Unsupported, "mount %s: file system type %q cannot be mounted in a container", m.Destination, m.Type)
+		}
+		if m.Type == "tmpfs" {
+			fresh = append(fresh, filepath.Clean(m.Destination))
+			if filepath.Clean(m.Destination) == "/dev" {
+				c.fillDev()
+			}
+		}
+	}
+	return nil
+}
+
+// makePoint makes a mount point below a tmpfs that was mounted before.
+func (c *compiler) makePoint(destination string, fresh []string) {
+	dir := filepath.Clean(destination)
+	var missing []string
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if slices.Contains(fresh, dir) {
+			break
+		}
+		missing = append(missing, dir)
+	}
+	if dir == "/" {
+		return // on the root file system, which has it already
+	}
+	for _, m := range slices.Backward(missing) {
+		c.inRoot(filepath.Dir(m), unix.O_PATH|unix.O_DIRECTORY, slotFolder)
+		c.Call(unix.SYS_MKDIRAT, program.S(slotFolder), c.String(filepath.Base(m)), program.I(0o755)).Tolerate(unix.EEXIST)
+		c.closeSlot(slotFolder)
+	}
+}
+
+// fileSystem leaves a new file system in slotMount.
+func (c *compiler) fileSystem(kind, source string, o options) {
+	c.Call(unix.SYS_FSOPEN, c.String(kind), program.I(unix.FSOPEN_CLOEXEC)).Out(slotContext)
+	set := func(command int, key, value program.Arg) {
+		c.Call(unix.SYS_FSCONFIG, program.S(slotContext), program.I(command), key, value, program.I(0))
+	}
+	if source != "" {
+		set(fsconfigString, c.String("source"), c.String(source))
+	}
+	for _, d := range o.data {
+		if key, value, ok := strings.Cut(d, "="); ok {
+			set(fsconfigString, c.String(key), c.String(value))
+		} else {
+			set(fsconfigFlag, c.String(d), program.I(0))
+		}
+	}
+	set(fsconfigCreate, program.I(0), program.I(0))
+	c.Call(unix.SYS_FSMOUNT, program.S(slotContext), program.I(unix.FSMOUNT_CLOEXEC), program.I(o.set)).Out(slotMount)
+	c.closeSlot(slotContext)
+}
+
+// bind mounts a file or folder of the host.
+func (c *compiler) bind(m *specs.Mount, o options, userNS *os.File) error {
+	if !o.idmap {
+		userNS = nil
+	}
+	fd, err := rootfs.Clone(m.Source, userNS, o.set)
+	if err != nil {
+		return fault.New(fault.Invalid, "mount %s on %s: %w", m.Source, m.Destination, err).
+			WithHint("does the source exist?")
+	}
+	mount := c.sendOwn(fd, m.Source)
+	c.inRoot(m.Destination, unix.O_PATH, slotTarget)
+	c.moveTo(program.F(mount))
+	return nil
+}
+
+// bindFile mounts one of the container's own files.
+func (c *compiler) bindFile(path, destination string, userNS *os.File) error {
+	const attributes = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	fd, err := rootfs.Clone(path, userNS, attributes)
+	if err != nil {
+		return err
+	}
+	mount := c.sendOwn(fd, path)
+	c.Step("mount " + destination)
+	c.inRoot(destination, unix.O_PATH, slotTarget)
+	c.moveTo(program.F(mount))
+	return nil
+}
+
+// fillDev puts the devices and links of the OCI specification into a new /dev.
+func (c *compiler) fillDev() {
+	c.Step("fill /dev")
+	c.inRoot("/dev", unix.O_PATH|unix.O_DIRECTORY, slotFolder)
+	create := program.I(unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW)
+	for _, d := range devices() {
+		c.Call(unix.SYS_OPENAT, program.S(slotFolder), c.String(d.name), create, program.I(0o666)).Out(slotTarget)
+		c.cloneHost(filepath.Join("/dev", d.name))
+		c.moveTo(program.S(slotMount))
+		c.closeSlot(slotMount)
+	}
+	if c.config.Process.Terminal {
+		c.Call(unix.SYS_OPENAT, program.S(slotFolder), c.String("console"), create, program.I(0o600)).Out(slotTarget)
+		c.closeSlot(slotTarget)
+	}
+	for _, l := range [][2]string{
+		{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"},
+		{"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"},
+	} {
+		c.Call(unix.SYS_SYMLINKAT, c.String(l[0]), program.S(slotFolder), c.String(l[1]))
+	}
+	c.closeSlot(slotFolder)
+}
+
+// cloneHost leaves a copy of a host's path, which must not be below attachPoint, in slotMount.
+func (c *compiler) cloneHost(path string) {
+	c.Call(unix.SYS_OPEN_TREE, cwd(), c.String(path), program.I(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Out(slotMount)
+}
+
+// console makes the terminal's slave /dev/console.
+func (c *compiler) console() {
+	c.Step("mount /dev/console")
+	c.Call(unix.SYS_OPENAT, cwd(), c.String("/dev/console"), program.I(unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW), program.I(0)).Out(slotTarget)
+	c.cloneHost("/dev/pts/0")
+	c.moveTo(program.S(slotMount))
+	c.closeSlot(slotMount)
+}
+
+// restrict hides the masked paths and write-protects the read-only ones.
+func (c *compiler) restrict(l *specs.Linux) {
+	for _, p := range l.ReadonlyPaths {
+		c.Step("make " + p + " read-only")
+		missing := c.inRoot(p, unix.O_PATH, slotTarget).Tolerate(unix.ENOENT)
+		c.Call(unix.SYS_OPEN_TREE, program.S(slotTarget), c.String(""),
+			program.I(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)).Out(slotMount)
+		attributes := c.Words(unix.MOUNT_ATTR_RDONLY, 0, 0, 0)
+		c.Call(unix.SYS_MOUNT_SETATTR, program.S(slotMount), c.String(""), program.I(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE), attributes, program.I(32))
+		c.moveTo(program.S(slotMount))
+		c.closeSlot(slotMount)
+		missing.Land()
+	}
+	for _, p := range l.MaskedPaths {
+		c.Step("mask " + p)
+		missing := c.inRoot(p, unix.O_PATH, slotTarget).Tolerate(unix.ENOENT)
+		file := c.inRoot(p, unix.O_PATH|unix.O_DIRECTORY, slotFolder).Tolerate(unix.ENOTDIR)
+		c.closeSlot(slotFolder)
+		c.fileSystem("tmpfs", "tmpfs", options{
+			data: []string{"size=4k"},
+			set:  unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
+		})
+		mounted := c.Skip()
+		file.Land()
+		c.cloneHost("/dev/null")
+		mounted.Land()
+		c.moveTo(program.S(slotMount))
+		c.closeSlot(slotMount)
+		missing.Land()
+	}
+}
+
+// sysctls sets kernel parameters of the container's namespaces, through its own
+// /proc and without following links.
+func (c *compiler) sysctls(values map[string]string) {
+	for _, name := range sortedKeys(values) {
+		c.Step("set the kernel parameter " + name)
+		path := inside("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+		how := c.Words(unix.O_WRONLY|unix.O_CLOEXEC, 0, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+		c.Call(unix.SYS_OPENAT2, program.F(c.rootFile), c.String(path), how, program.I(24)).Out(slotContext)
+		c.Call(unix.SYS_WRITE, program.S(slotContext), c.String(values[name]), program.I(len(values[name])))
+		c.closeSlot(slotContext)
+	}
+}
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// options are the options of a mount, apart by what takes them.
+type options struct {
+	set   uint64 // MOUNT_ATTR_*
+	idmap bool
+	data  []string // for the file system
+}
+
+// parseOptions reads mount options as mount(8) and the OCI specification name them.
+func parseOptions(m *specs.Mount) (options, error) {
+	attributes := map[string]uint64{
+		"ro": unix.MOUNT_ATTR_RDONLY, "nosuid": unix.MOUNT_ATTR_NOSUID, "nodev": unix.MOUNT_ATTR_NODEV,
+		"noexec": unix.MOUNT_ATTR_NOEXEC, "noatime": unix.MOUNT_ATTR_NOATIME, "strictatime": unix.MOUNT_ATTR_STRICTATIME,
+		"nodiratime": unix.MOUNT_ATTR_NODIRATIME, "nosymfollow": unix.MOUNT_ATTR_NOSYMFOLLOW,
+	}
+	// What is the default here, or has no meaning in a container's own namespace.
+	ignored := []string{
+		"rw", "suid", "dev", "exec", "relatime", "atime", "bind", "private", "rprivate", "slave", "rslave",
+		"newinstance", "defaults",
+	}
+	var o options
+	for _, name := range m.Options {
+		bit, known := attributes[name]
+		switch {
+		case known:
+			o.set |= bit
+		case slices.Contains(ignored, name):
+		case name == "idmap", name == "ridmap":
+			o.idmap = true
+		case m.Type == "bind" || m.Type == "none" || m.Type == "":
+			return o, fault.New(fault.Unsupported, "mount %s: option %q is not known", m.Destination, name)
+		default:
+			o.data = append(o.data, name)
+		}
+	}
+	return o, nil
+}
+

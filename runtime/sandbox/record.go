@@ -1,0 +1,143 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/atomicfile"
+	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/cgroup"
+	"tero.internal/runtime/internal/idmap"
+	"tero.internal/runtime/keeper"
+)
+
+// The files of a container's folder, beside keeper.LogFile and keeper.ExitFile.
+const (
+	recordFile = "record.json"
+	configFile = "config.json"
+	etcFolder  = "etc"
+	layerDir   = "layer"
+	pointsDir  = "points"
+)
+
+// record is what Destroy needs, written before anything is made.
+type record struct {
+	Slot   idmap.Slot   `json:"slot"`
+	Cgroup cgroup.Group `json:"cgroup"`
+}
+
+// description is what Exec needs of a container.
+type description struct {
+	Config *specs.Spec    `json:"config"`
+	Image  workload.Image `json:"image"`
+	Layers []string       `json:"layers"`
+}
+
+func (n *Native) folder(id workload.ID) string {
+	return filepath.Join(n.StateDir, "containers", string(id))
+}
+
+// writeNew writes a file that must not exist yet. It survives the death of this
+// process, not of the machine: no container outlives the machine either.
+func writeNew(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // a folder of ours
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+func writeJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
+	}
+	return writeNew(path, b)
+}
+
+func readJSON(path string, v any) error {
+	b, err := os.ReadFile(path) //nolint:gosec // a folder of ours
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("decode %s: %w", path, err)
+	}
+	return nil
+}
+
+// loadRecord gives a container's record; nil when there is none, as after a
+// Create that ended before its first step.
+func (n *Native) loadRecord(id workload.ID) (*record, error) {
+	var r record
+	err := readJSON(filepath.Join(n.folder(id), recordFile), &r)
+	var syntax *json.SyntaxError
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.As(err, &syntax): // ended before, or in, its first write
+		return nil, nil //nolint:nilnil // none is an answer
+	case err != nil:
+		return nil, err
+	}
+	return &r, nil
+}
+
+// loadExit gives a container's exit record; nil when there is none.
+func (n *Native) loadExit(id workload.ID) (*Exit, error) {
+	var x Exit
+	err := readJSON(filepath.Join(n.folder(id), keeper.ExitFile), &x)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // none is an answer
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &x, nil
+}
+
+func (n *Native) writeExit(id workload.ID, x Exit) error {
+	b, err := json.Marshal(x)
+	if err != nil {
+		return fmt.Errorf("encode an exit: %w", err)
+	}
+	return atomicfile.Write(filepath.Join(n.folder(id), keeper.ExitFile), append(b, '\n'), 0o600)
+}
+
+// containers gives the ids of all folders.
+func (n *Native) containers() ([]workload.ID, error) {
+	entries, err := os.ReadDir(filepath.Join(n.StateDir, "containers"))
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var ids []workload.ID
+	for _, e := range entries {
+		if id := workload.ID(e.Name()); id.Validate() == nil && e.IsDir() {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// memfile gives a memory file with data.
+func memfile(name string, data []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
+	if errors.Is(err, unix.EINVAL) { // before 6.3
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), name) //nolint:gosec // an open descriptor
+	if _, err := f.Write(data); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}

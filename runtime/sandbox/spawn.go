@@ -1,0 +1,160 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/fault"
+)
+
+// The keeper's files in RunDir.
+const (
+	socketFile    = "keeper.sock"
+	keeperLogFile = "keeper.log"
+	keeperLock    = "keeper.lock"
+)
+
+// atSocket calls f with the address of the keeper's socket, however long the
+// path of runDir is: a unix address has room for 107 bytes only.
+func atSocket(runDir string, f func(*unix.SockaddrUnix) error) error {
+	dir, err := unix.Open(runDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", runDir, err)
+	}
+	defer func() { _ = unix.Close(dir) }()
+	return f(&unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir, socketFile)})
+}
+
+// connect gives a connection to the running keeper, or to one that it starts;
+// started tells which.
+func (n *Native) connect(ctx context.Context) (_ *client, started bool, err error) {
+	lock, err := os.OpenFile(filepath.Join(n.RunDir, keeperLock), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, false, fmt.Errorf("lock the keeper: %w", err)
+	}
+	defer func() { _ = lock.Close() }() // unlocks
+	if err := control(lock, func(fd int) error { return ignoringEINTR(func() error { return unix.Flock(fd, unix.LOCK_EX) }) }); err != nil {
+		return nil, false, fmt.Errorf("lock the keeper: %w", err)
+	}
+	c, err := dial(ctx, n.RunDir)
+	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, errLost) {
+		return c, false, err
+	}
+	pid, err := n.startKeeper(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	if c, err = dial(ctx, n.RunDir); err != nil {
+		return nil, false, fault.New(fault.Internal, "the keeper did not start: %w", err).
+			WithHint("see %s", filepath.Join(n.RunDir, keeperLogFile))
+	}
+	n.Log.InfoContext(ctx, "keeper started", slog.Int("pid", pid))
+	return c, true, nil
+}
+
+func ignoringEINTR(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// startKeeper starts tero-init as the keeper, in a session of its own, from a
+// sealed copy in memory: nothing that a container could ever open is the file
+// on disk (CVE-2019-5736), and replacing the file does not touch the running one.
+func (n *Native) startKeeper(ctx context.Context) (pid int, err error) {
+	listener, err := n.listen()
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = listener.Close() }()
+	image, err := sealed(n.InitPath)
+	if err != nil {
+		return 0, fault.New(fault.Unavailable, "cannot use the init binary %s: %w", n.InitPath, err).
+			WithHint("build it with \"make build\", or name it in the configuration (initPath)")
+	}
+	defer func() { _ = image.Close() }()
+	log, err := os.OpenFile(filepath.Join(n.RunDir, keeperLogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, fmt.Errorf("open the keeper's log: %w", err)
+	}
+	defer func() { _ = log.Close() }()
+	var path string
+	if err := control(image, func(fd int) error {
+		path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)
+		return nil
+	}); err != nil {
+		return 0, err
+	}
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, "keeper")
+	cmd.Args[0] = "tero-init"
+	cmd.Env = []string{}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{listener}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("start the keeper: %w", err)
+	}
+	pid = cmd.Process.Pid
+	n.reap(pid)
+	return pid, cmd.Process.Release()
+}
+
+// listen makes the keeper's socket, in place of one that nobody serves.
+func (n *Native) listen() (*os.File, error) {
+	if err := os.Remove(filepath.Join(n.RunDir, socketFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("replace the keeper's socket: %w", err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	listener := os.NewFile(uintptr(fd), socketFile) //nolint:gosec // an open descriptor
+	err = unix.Fchmod(fd, 0o600)                    // the mode that bind gives the name
+	if err == nil {
+		err = atSocket(n.RunDir, func(address *unix.SockaddrUnix) error { return unix.Bind(fd, address) })
+	}
+	if err == nil {
+		err = unix.Listen(fd, 16)
+	}
+	if err != nil {
+		_ = listener.Close()
+		return nil, fmt.Errorf("make the keeper's socket: %w", err)
+	}
+	return listener, nil
+}
+
+// sealed gives a copy of a file in memory that nobody can change.
+func sealed(path string) (_ *os.File, err error) {
+	source, err := os.Open(path) //nolint:gosec // the operator's configuration
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = source.Close() }()
+	fd, err := unix.MemfdCreate("tero-init", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // kernels before 6.3 lack MFD_EXEC, and need none
+		fd, err = unix.MemfdCreate("tero-init", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "tero-init") //nolint:gosec // an open descriptor
+	if _, err = io.Copy(f, source); err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE) //nolint:gosec // an open descriptor
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
