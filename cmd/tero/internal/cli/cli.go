@@ -113,13 +113,17 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	f := fault.New(fault.Invalid, "%q is not a command of %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		return f.WithHint("did you mean %q?", cmd.CommandPath()+" "+near[0])
 	}
 	return f.WithHint("see \"%s --help\"", cmd.CommandPath())
 }
 
-func flagError(cmd *cobra.Command, err error) error { return usage(cmd, err) }
+// flagError points to the flags, which a usage line does not show.
+func flagError(cmd *cobra.Command, err error) error {
+	return fault.New(fault.Invalid, "%s: %s", cmd.CommandPath(), err).WithHint("see \"%s --help\"", cmd.CommandPath())
+}
 
 // usage gives a fault for what the user typed wrongly.
 func usage(cmd *cobra.Command, err error) error {

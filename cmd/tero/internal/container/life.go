@@ -1,8 +1,6 @@
 package container
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	runtimev1 "tero.internal/api/runtime/v1"
@@ -22,7 +20,7 @@ func stopCommand(s *session.Session) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return s.Say("stopped %s (exit code %d)", name, r.GetExit().GetCode())
+				return s.Did(r, name, "stopped %s (exit code %d)", name, r.GetExit().GetCode())
 			})
 		},
 	}
@@ -43,7 +41,7 @@ func killCommand(s *session.Session) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return s.Say("sent %s to %s", name, container)
+				return s.Did(session.Named{Name: container}, container, "sent %s to %s", name, container)
 			})
 		},
 	}
@@ -63,7 +61,7 @@ func rmCommand(s *session.Session) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return s.Say("removed %s (%s)", r.GetName(), r.GetId())
+				return s.Did(r, r.GetName(), "removed %s (%s)", r.GetName(), r.GetId())
 			})
 		},
 	}
@@ -82,8 +80,7 @@ func waitCommand(s *session.Session) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintln(s.Stdout, r.GetExit().GetCode())
-				return err
+				return s.Did(r, name, "%d", r.GetExit().GetCode())
 			})
 		},
 	}

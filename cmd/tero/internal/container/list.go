@@ -27,7 +27,7 @@ func psCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.Show(table(r.GetContainers(), time.Now()))
+			return s.Show(table(r.GetContainers(), s.Now()))
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "exited ones too")
@@ -48,7 +48,7 @@ func table(containers []*runtimev1.Container, now time.Time) render.View {
 			},
 			Wide: []string{
 				render.List(c.GetSigners()), render.Or(c.GetSpiffeId()), fmt.Sprint(c.GetRecordSequence()), fmt.Sprint(c.GetPid()),
-				strings.Join(c.GetSpec().GetArgs(), " "), render.Short(c.GetImageDigest()),
+				render.Or(strings.Join(c.GetSpec().GetArgs(), " ")), render.Short(c.GetImageDigest()),
 			},
 		})
 	}
@@ -104,7 +104,7 @@ func inspectCommand(s *session.Session) *cobra.Command {
 				if v.Text != "" {
 					v.Text += "\n"
 				}
-				v.Text += details(r.GetContainer(), time.Now())
+				v.Text += details(r.GetContainer(), s.Now())
 			}
 			return s.Show(v)
 		},

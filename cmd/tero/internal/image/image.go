@@ -39,7 +39,7 @@ func lsCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.Show(table(r.GetImages(), time.Now()))
+			return s.Show(table(r.GetImages(), s.Now()))
 		},
 	}
 }
@@ -147,9 +147,9 @@ func rmCommand(s *session.Session) *cobra.Command {
 					return err
 				}
 				if !r.GetContentRemoved() {
-					return s.Say("removed the name %s; another name keeps %s", r.GetReference(), r.GetDigest())
+					return s.Did(r, r.GetReference(), "removed the name %s; another name keeps %s", r.GetReference(), r.GetDigest())
 				}
-				return s.Say("removed %s (%s), freed %s", r.GetReference(), r.GetDigest(), render.Size(r.GetFreedBytes()))
+				return s.Did(r, r.GetReference(), "removed %s (%s), freed %s", r.GetReference(), r.GetDigest(), render.Size(r.GetFreedBytes()))
 			})
 		},
 	}

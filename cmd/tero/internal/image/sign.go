@@ -23,6 +23,21 @@ import (
 // passwordVariable is where cosign looks for a key's password.
 const passwordVariable = "COSIGN_PASSWORD"
 
+// keyPair is what keygen tells programs.
+type keyPair struct {
+	Private string `json:"private"`
+	Public  string `json:"public"`
+	KeyID   string `json:"keyId"`
+}
+
+// verified is what verify tells programs.
+type verified struct {
+	Image  string `json:"image"`
+	Digest string `json:"digest"`
+	Key    string `json:"key"`
+	KeyID  string `json:"keyId"`
+}
+
 func keygenCommand(s *session.Session) *cobra.Command {
 	var prefix string
 	var plain bool
@@ -63,7 +78,7 @@ copy the .pub file to images/ there.`,
 			if err := writeNew(prefix+".pub", public, 0o644); err != nil {
 				return err
 			}
-			return s.Say("wrote %s.key (keep it secret) and %s.pub (%s)", prefix, prefix, pub.ID())
+			return s.Did(keyPair{Private: prefix + ".key", Public: prefix + ".pub", KeyID: pub.ID()}, prefix+".pub", "wrote %s.key (keep it secret) and %s.pub (%s)", prefix, prefix, pub.ID())
 		},
 	}
 	cmd.Flags().StringVar(&prefix, "prefix", "cosign", "path of the files without .key and .pub")
@@ -162,7 +177,7 @@ func signCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.Say("signed %s (%s) in %s", args[0], d.Digest, layout)
+			return s.Did(d, args[0], "signed %s (%s) in %s", args[0], d.Digest, layout)
 		},
 	}
 	cmd.Flags().StringVar(&key, "key", "cosign.key", "private key, PEM")
@@ -197,9 +212,9 @@ func signInNode(ctx context.Context, s *session.Session, name string, k *ocilayo
 		return err
 	}
 	if r.GetSigner() == nil {
-		return s.Say("signed %s (%s); the node does not trust this key", i.GetReference(), d)
+		return s.Did(r, i.GetReference(), "signed %s (%s); the node does not trust this key", i.GetReference(), d)
 	}
-	return s.Say("signed %s (%s) as %s", i.GetReference(), d, r.GetSigner().GetName())
+	return s.Did(r, i.GetReference(), "signed %s (%s) as %s", i.GetReference(), d, r.GetSigner().GetName())
 }
 
 func verifyCommand(s *session.Session) *cobra.Command {
@@ -273,7 +288,7 @@ func verifyInLayout(s *session.Session, layout, name string, keys []string) erro
 			if err != nil || claim.Digest != d.Digest {
 				continue
 			}
-			return s.Say("%s (%s) is signed by %s (%s)", name, d.Digest, path, k.ID())
+			return s.Did(verified{Image: name, Digest: d.Digest.String(), Key: path, KeyID: k.ID()}, name, "%s (%s) is signed by %s (%s)", name, d.Digest, path, k.ID())
 		}
 	}
 	return fault.New(fault.Denied, "image %s (%s) in %s is not signed by the given keys; it has %d signatures", name, d.Digest, layout, len(sigs))

@@ -35,7 +35,7 @@ func lsCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.Show(table(r.GetNetworks(), time.Now()))
+			return s.Show(table(r.GetNetworks(), s.Now()))
 		},
 	}
 }
@@ -102,7 +102,7 @@ func rmCommand(s *session.Session) *cobra.Command {
 				if _, err := c.Network.RemoveNetwork(cmd.Context(), &networkv1.RemoveNetworkRequest{Name: name}); err != nil {
 					return err
 				}
-				return s.Say("removed network %s", name)
+				return s.Did(session.Named{Name: name}, name, "removed network %s", name)
 			})
 		},
 	}

@@ -129,7 +129,7 @@ func rmSegmentCommand(s *session.Session) *cobra.Command {
 				if _, err := c.Network.RemoveSegment(cmd.Context(), &networkv1.RemoveSegmentRequest{Name: name}); err != nil {
 					return err
 				}
-				return s.Say("removed segment %s", name)
+				return s.Did(session.Named{Name: name}, name, "removed segment %s", name)
 			})
 		},
 	}

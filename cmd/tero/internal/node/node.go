@@ -38,12 +38,13 @@ func downCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			v := render.View{Single: true, Items: []any{r}}
 			for _, name := range r.GetContainers() {
-				if err := s.Say("removed %s", name); err != nil {
-					return err
-				}
+				v.Rows = append(v.Rows, render.Row{Name: name})
+				v.Text += "removed " + render.Clean(name) + "\n"
 			}
-			return s.Say("the node is down")
+			v.Text += "the node is down\n"
+			return s.Show(v)
 		},
 	}
 }
@@ -62,7 +63,7 @@ func statusCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.Show(statusView(r, time.Now()))
+			return s.Show(statusView(r, s.Now()))
 		},
 	}
 }

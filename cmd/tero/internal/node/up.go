@@ -176,7 +176,7 @@ func upDetached(ctx context.Context, s *session.Session, bin string, o up) error
 	if err != nil {
 		return err
 	}
-	v := statusView(status, time.Now())
+	v := statusView(status, s.Now())
 	v.Text = render.Fields(
 		[2]string{"Node", status.GetName() + " is up"},
 		[2]string{"Level", status.GetLevelDescription()},
@@ -223,6 +223,12 @@ func askStatus(ctx context.Context, s *session.Session, socket string) (*nodev1.
 	return c.Node.Status(ctx, &nodev1.StatusRequest{})
 }
 
+// How terod's last words begin.
+const (
+	nodeError = "terod: error: "
+	nodeHint  = "terod: hint: "
+)
+
 // startFailure tells what the node said before it ended.
 func startFailure(log string, begin int64) error {
 	said := ""
@@ -232,17 +238,17 @@ func startFailure(log string, begin int64) error {
 		said = err.Error()
 	}
 	lines := strings.Split(said, "\n")
+	// The error itself is what terod prints last, by the same rules as tero; the
+	// log lines before it matter only when there is none.
+	if at := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, nodeError) }); at >= 0 {
+		lines = lines[at:]
+		lines[0] = strings.TrimPrefix(lines[0], nodeError)
+	}
 	lines = lines[max(0, len(lines)-10):]
 	hint := "see its log " + log
-	for i, l := range lines {
-		if h, ok := strings.CutPrefix(l, "terod: hint: "); ok {
-			hint = h
-			lines = slices.Delete(lines, i, i+1)
-			break
-		}
-	}
-	for i, l := range lines {
-		lines[i] = strings.TrimPrefix(l, "terod: error: ")
+	if last := len(lines) - 1; strings.HasPrefix(lines[last], nodeHint) {
+		hint = strings.TrimPrefix(lines[last], nodeHint)
+		lines = lines[:last]
 	}
 	return fault.New(fault.Internal, "the node did not start: %s", strings.Join(lines, "\n")).WithHint("%s", hint)
 }

@@ -231,7 +231,7 @@ func rmCommand(s *session.Session) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return s.Say("removed plugin %s %s (%s)", r.GetPlugin().GetName(), r.GetPlugin().GetVersion(), r.GetPlugin().GetDigest())
+				return s.Did(r.GetPlugin(), r.GetPlugin().GetName(), "removed plugin %s %s (%s)", r.GetPlugin().GetName(), r.GetPlugin().GetVersion(), r.GetPlugin().GetDigest())
 			})
 		},
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -21,6 +22,8 @@ type Session struct {
 	Stderr io.Writer
 	// Getenv reads the environment.
 	Getenv func(string) string
+	// Now is the clock that ages are told by.
+	Now func() time.Time
 	// Connection says which node; flags and environment filled it.
 	Connection client.Options
 	Style      render.Style
@@ -33,7 +36,7 @@ type Session struct {
 
 // New gives a session on the process's own streams and environment.
 func New() *Session {
-	return &Session{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Dial: client.Dial}
+	return &Session{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Now: time.Now, Dial: client.Dial}
 }
 
 // Variables are the environment variables that are the CLI's own: the node
@@ -81,13 +84,18 @@ func (s *Session) Close() {
 // Show prints a view the way the user asked.
 func (s *Session) Show(v render.View) error { return render.Print(s.Stdout, s.Style, v) }
 
-// Say prints one line about what was done; --quiet silences it.
-func (s *Session) Say(format string, args ...any) error {
-	if s.Style.Quiet {
-		return nil
-	}
-	_, err := fmt.Fprintln(s.Stdout, render.Clean(fmt.Sprintf(format, args...)))
-	return err
+// Did shows that something was done: a line for people, or item and name the
+// way the user asked. JSON takes one line each.
+func (s *Session) Did(item any, name, format string, args ...any) error {
+	return s.Show(render.View{
+		Single: true, Stream: true, Items: []any{item}, Rows: []render.Row{{Name: name}},
+		Text: render.Clean(fmt.Sprintf(format, args...)) + "\n",
+	})
+}
+
+// Named is the item of what is done to a thing of which only the name is known.
+type Named struct {
+	Name string `json:"name"`
 }
 
 // Plain tells whether the user asked for a form that people read.

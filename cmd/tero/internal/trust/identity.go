@@ -42,7 +42,7 @@ func identityCommand(s *session.Session) *cobra.Command {
 			for _, i := range r.GetIdentities() {
 				v.Add(i, render.Row{
 					Name:  i.GetSpiffeId(),
-					Cells: []string{i.GetSpiffeId(), render.Short(i.GetContainer()), fmt.Sprint(i.GetSequence()), i.GetLevel(), render.Ago(time.Now(), i.GetEnrolled())},
+					Cells: []string{i.GetSpiffeId(), render.Short(i.GetContainer()), fmt.Sprint(i.GetSequence()), i.GetLevel(), render.Ago(s.Now(), i.GetEnrolled())},
 					Wide:  []string{i.GetRecord()},
 				})
 			}
@@ -91,12 +91,21 @@ func issueUserCommand(s *session.Session) *cobra.Command {
 					return err
 				}
 			}
-			return s.Say("wrote %s.crt, %s.key and ca.crt to %s for %s, valid until %s", args[0], args[0], dir, r.GetSpiffeId(), render.Time(r.GetExpires()))
+			return s.Did(issued{SPIFFEID: r.GetSpiffeId(), Certificate: base + ".crt", Key: base + ".key", CA: filepath.Join(dir, "ca.crt")}, r.GetSpiffeId(),
+				"wrote %s.crt, %s.key and ca.crt to %s for %s, valid until %s", args[0], args[0], dir, r.GetSpiffeId(), render.Time(r.GetExpires()))
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", ".", "folder for the files")
 	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long it is valid (the node's default)")
 	return cmd
+}
+
+// issued is what issue-user tells programs: the files it wrote.
+type issued struct {
+	SPIFFEID    string `json:"spiffeId"`
+	Certificate string `json:"certificate"`
+	Key         string `json:"key"`
+	CA          string `json:"ca"`
 }
 
 // newKey makes the user's key here, so that it never leaves this machine.

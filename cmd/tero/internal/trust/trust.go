@@ -93,7 +93,7 @@ func deliver(s *session.Session, file, what string, b []byte) error {
 	if err := atomicfile.Write(file, b, 0o644); err != nil {
 		return fault.New(fault.Invalid, "cannot write %s: %w", what, err)
 	}
-	return s.Say("wrote %s to %s (%s)", what, file, render.Size(int64(len(b))))
+	return s.Did(session.Named{Name: file}, file, "wrote %s to %s (%s)", what, file, render.Size(int64(len(b))))
 }
 
 func enrolmentCommand(s *session.Session, file *string) *cobra.Command {

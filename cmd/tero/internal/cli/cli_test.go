@@ -1,0 +1,198 @@
+package cli_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"tero.internal/cmd/tero/internal/cli"
+	"tero.internal/cmd/tero/internal/session"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestMain(m *testing.M) {
+	time.Local = time.UTC // golden files hold local times
+	os.Exit(m.Run())
+}
+
+// outcome is all that a user sees of a command.
+type outcome struct {
+	stdout, stderr string
+	code           int
+}
+
+func (o outcome) String() string {
+	return fmt.Sprintf("-- exit code %d\n-- standard output\n%s-- standard error\n%s", o.code, o.stdout, o.stderr)
+}
+
+// run runs the CLI against a fake node.
+func run(t *testing.T, stdin string, args ...string) outcome {
+	t.Helper()
+	var out, errs bytes.Buffer
+	s := &session.Session{
+		Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errs,
+		Getenv: func(string) string { return "" }, Now: func() time.Time { return now }, Dial: dialFake(t),
+	}
+	code := cli.Main(t.Context(), s, args)
+	return outcome{stdout: out.String(), stderr: errs.String(), code: code}
+}
+
+// TestGolden shows whole outcomes in testdata/golden.
+func TestGolden(t *testing.T) {
+	for name, args := range map[string]string{
+		"ps":              "ps -a",
+		"ps-wide":         "ps -a -o wide",
+		"ps-json":         "ps -o json",
+		"ps-yaml":         "ps -o yaml",
+		"ps-name":         "ps -a -o name",
+		"ps-format":       "ps --format {{.name}}:{{.endpoint.address}}",
+		"ps-format-bad":   "ps --format {{.nam}}",
+		"output-unknown":  "ps -o xml",
+		"inspect":         "inspect web",
+		"inspect-unknown": "inspect nothing",
+		"rm":              "rm web nothing web nil",
+		"stop":            "stop web",
+		"status":          "status",
+		"down":            "down",
+		"events":          "events",
+		"events-json":     "events -o json",
+		"image-ls":        "image ls",
+		"image-inspect":   "image inspect web",
+		"image-rm":        "image rm web other",
+		"network-ls":      "network ls -o wide",
+		"segment-ls":      "segment ls",
+		"flows":           "flows",
+		"flows-follow":    "flows -f",
+		"policy-ls":       "policy ls",
+		"policy-why":      "policy why",
+		"policy-test":     "policy test rogue",
+		"plugin-ls":       "plugin ls",
+		"identity-ls":     "identity ls",
+		"run-detached":    "run -d web",
+		"run-json":        "run -d -o name web",
+		"run-refused":     "run rogue",
+		"run-exit":        "run web fail",
+		"run-gone":        "run web gone",
+		"exec":            "exec web true",
+		"logs":            "logs --timestamps web",
+		"config":          "config --socket /tmp/s",
+		"usage-args":      "run",
+		"usage-flag":      "ps --al",
+		"usage-command":   "runn",
+		"usage-group":     "image lss",
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := run(t, "", strings.Fields(args)...).String()
+			file := filepath.Join("testdata", "golden", name+".txt")
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(string(want), got); d != "" {
+				t.Errorf("tero %s (-want +got):\n%s", args, d)
+			}
+		})
+	}
+}
+
+func TestRunEchoesStandardInput(t *testing.T) {
+	input := strings.Repeat("a line of input\n", 10_000)
+	got := run(t, input, "run", "-i", "--rm", "web")
+	if got.code != 0 || got.stdout != input || got.stderr != "" {
+		t.Errorf("exit code %d, %d bytes of %d, standard error %q", got.code, len(got.stdout), len(input), got.stderr)
+	}
+}
+
+func TestTerminalNeedsATerminal(t *testing.T) {
+	got := run(t, "", "run", "-it", "web")
+	if got.code != 125 || !strings.Contains(got.stderr, "no terminal") {
+		t.Errorf("%s", got)
+	}
+}
+
+func TestSpecOfFlags(t *testing.T) {
+	got := run(t, "", "run", "-d", "--format", "{{json .container.spec}}", "--name", "w", "-e", "A=1", "-l", "app=web", "--entrypoint", "/bin/x",
+		"-w", "/srv", "-u", "1000:1000", "--hostname", "h", "--cpus", "0.25", "--memory", "64MiB", "--pids-limit", "7", "--network", "none",
+		"--cap-add", "net_raw", "--writable", "--min-level", "L1", "--stop-signal", "int", "--rm", "web", "-x", "--name")
+	want := `{"args":["-x","--name"],"autoRemove":true,"capAdd":["CAP_NET_RAW"],"entrypoint":["/bin/x"],"env":["A=1"],"hostname":"h","image":"web",` +
+		`"labels":{"app":"web"},"memoryBytes":"67108864","milliCpu":"250","minLevel":"L1","name":"w","network":"none","openStdin":false,"pids":"7",` +
+		`"stopSignal":"SIGINT","terminal":false,"user":"1000:1000","workingDir":"/srv","writableRootfs":true}` + "\n"
+	if d := cmp.Diff(want, got.stdout); d != "" || got.code != 0 {
+		t.Errorf("(-want +got):\n%s\n%s", d, got)
+	}
+}
+
+func TestBadFlagValues(t *testing.T) {
+	for name, c := range map[string]struct{ args, want string }{
+		"cpus":        {"run --cpus many web", `--cpus "many" is not a number of cores`},
+		"cpus zero":   {"run --cpus 0 web", `--cpus "0"`},
+		"cpus nan":    {"run --cpus NaN web", `--cpus "NaN"`},
+		"memory":      {"run -m lots web", `--memory "lots"`},
+		"label":       {"run -l app web", `--label "app" is not KEY=value`},
+		"env":         {"run -e =x web", `--env "=x"`},
+		"nonce":       {"attest --nonce xyz", `--nonce "xyz"`},
+		"policy both": {"policy apply --defaults x", "either files or --defaults"},
+		"no segment":  {"segment apply", "no file given"},
+		"no file":     {"segment apply /nonexistent", "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := run(t, "", strings.Fields(c.args)...)
+			if !strings.Contains(got.stderr, c.want) || got.code == 0 || strings.Contains(got.stderr, "fault.") {
+				t.Errorf("want %q in:\n%s", c.want, got)
+			}
+		})
+	}
+}
+
+func TestImport(t *testing.T) {
+	big := strings.Repeat("x", 3<<20+17)
+	got := run(t, big, "image", "import", "-", "--format", "{{.sizeBytes}}")
+	if got.code != 0 || got.stdout != fmt.Sprintln(len(big)) {
+		t.Errorf("%s", got)
+	}
+	got = run(t, big, "image", "import", "-", "--name", "corrupt")
+	if got.code != 125 || !strings.Contains(got.stderr, "layer sha256:11 has other bytes") {
+		t.Errorf("a refusal in mid-upload: %s", got)
+	}
+}
+
+func TestAttestWritesAFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "evidence.json")
+	if got := run(t, "", "attest", "--nonce", "6162", "-f", file); got.code != 0 {
+		t.Fatalf("%s", got)
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != `{"nonce":"ab"}` {
+		t.Errorf("%s, %v", b, err)
+	}
+}
+
+func TestPolicyCheck(t *testing.T) {
+	dir := t.TempDir()
+	write := func(content string) {
+		if err := os.WriteFile(filepath.Join(dir, "base.cedar"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("good")
+	if got := run(t, "", "policy", "check", dir); got.code != 0 || got.stdout != "1 policies, no problems: sha256:dd\n" {
+		t.Errorf("%s", got)
+	}
+	write("bad")
+	got := run(t, "", "policy", "check", dir)
+	if got.code != 125 || !strings.HasPrefix(got.stdout, "base.cedar:2:5: unknown attribute") {
+		t.Errorf("%s", got)
+	}
+}
