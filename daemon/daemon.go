@@ -1,0 +1,249 @@
+// Package daemon is the composition root: the one place where the modules meet.
+// It builds, starts and stops everything, in one order, and decides nothing.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	attestationv1 "tero.internal/api/attestation/v1"
+	networkv1 "tero.internal/api/network/v1"
+	nodev1 "tero.internal/api/node/v1"
+	pluginv1 "tero.internal/api/plugin/v1"
+	policyv1 "tero.internal/api/policy/v1"
+	runtimev1 "tero.internal/api/runtime/v1"
+	"tero.internal/attestation/evidence"
+	"tero.internal/attestation/issue"
+	attestationserver "tero.internal/attestation/server"
+	"tero.internal/common/buildinfo"
+	"tero.internal/common/eventbus"
+	"tero.internal/common/fault"
+	"tero.internal/common/rpc"
+	"tero.internal/common/spiffeid"
+	"tero.internal/common/undo"
+	"tero.internal/common/workload"
+	"tero.internal/network-manager/network"
+	networkserver "tero.internal/network-manager/server"
+	"tero.internal/plugin-manager/host"
+	pluginserver "tero.internal/plugin-manager/server"
+	"tero.internal/policy/engine"
+	policyserver "tero.internal/policy/server"
+	"tero.internal/runtime/image"
+	"tero.internal/runtime/launch"
+	"tero.internal/runtime/sandbox"
+	runtimeserver "tero.internal/runtime/server"
+	"tero.internal/runtime/state"
+	"tero.internal/runtime/supervise"
+)
+
+// node is everything that runs in this process.
+type node struct {
+	config      Config
+	log         *slog.Logger
+	started     time.Time
+	trustDomain spiffeid.TrustDomain
+	spiffeID    string
+	bus         *eventbus.Bus
+
+	policy     *engine.Engine
+	images     *image.Store
+	plugins    *host.Host
+	evidence   *evidence.Log
+	issuer     *issue.Issuer
+	network    *network.Manager
+	sandboxes  *sandbox.Native
+	state      *state.Store
+	supervisor *supervise.Supervisor
+
+	// ended is closed when somebody asked the node to end and all is removed.
+	ended chan struct{}
+	// ending is set from then on: no request is taken any more.
+	ending atomic.Bool
+}
+
+// Run runs a node until ctx ends, which leaves its containers running, or until
+// somebody asks it to remove everything and end.
+func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
+	var open undo.Stack // what to close, last first
+	defer func() { err = errors.Join(err, open.Run(ctx)) }()
+	lock, err := lockState(c.StateDir)
+	if err != nil {
+		return err
+	}
+	open.Push("lock", func(context.Context) error { return lock.Close() })
+	n := &node{config: c, log: log, started: time.Now(), bus: &eventbus.Bus{}, ended: make(chan struct{})}
+	if err := n.name(); err != nil {
+		return err
+	}
+	for _, start := range []func(context.Context, *undo.Stack) error{
+		n.openDecisions, n.openTrust, n.openMachine, n.openRuntime, n.serve,
+	} {
+		if err := start(ctx, &open); err != nil {
+			return err
+		}
+	}
+	log.InfoContext(ctx, "node is up", slog.String("name", c.NodeName), slog.String("level", n.evidence.Level().String()),
+		slog.String("socket", c.Socket), slog.String("address", c.Address))
+	select {
+	case <-ctx.Done():
+	case <-n.ended:
+	}
+	return nil
+}
+
+// name gives the node its identity.
+func (n *node) name() (err error) {
+	if n.trustDomain, err = spiffeid.ParseTrustDomain(n.config.TrustDomain); err != nil {
+		return err
+	}
+	n.spiffeID, err = n.trustDomain.Node(n.config.NodeName)
+	return err
+}
+
+// openDecisions opens what says yes or no: policy and plugins.
+func (n *node) openDecisions(ctx context.Context, open *undo.Stack) (err error) {
+	c := n.config
+	if n.policy, err = engine.Open(ctx, engine.Config{
+		Dir: c.PolicyDir, StateDir: filepath.Join(c.StateDir, "decisions"), Bus: n.bus, Log: n.log,
+	}); err != nil {
+		return err
+	}
+	open.Push("policy", func(context.Context) error { return n.policy.Close() })
+	if n.plugins, err = host.Open(ctx, host.Config{
+		StateDir: filepath.Join(c.StateDir, "plugins"), TrustDir: filepath.Join(c.TrustDir, "plugins"), Bus: n.bus, Log: n.log,
+	}); err != nil {
+		return err
+	}
+	open.Push("plugins", n.plugins.Close)
+	return nil
+}
+
+// openTrust opens what proves: the launch log and the issuer of identities.
+func (n *node) openTrust(ctx context.Context, open *undo.Stack) (err error) {
+	c := n.config
+	if n.evidence, err = evidence.Open(ctx, evidence.Config{
+		StateDir: filepath.Join(c.StateDir, "attestation"), NodeName: c.NodeName, SPIFFEID: n.spiffeID, TPM: c.TPM, Log: n.log,
+	}); err != nil {
+		return err
+	}
+	open.Push("launch log", func(context.Context) error { return n.evidence.Close() })
+	if n.issuer, err = issue.Open(ctx, issue.Config{
+		StateDir: filepath.Join(c.StateDir, "identity"), TrustDomain: n.trustDomain, NodeName: c.NodeName, Log: n.log,
+	}); err != nil {
+		return err
+	}
+	open.Push("issuer", func(context.Context) error { return n.issuer.Close() })
+	return nil
+}
+
+// openMachine opens what touches the kernel, and the images.
+func (n *node) openMachine(ctx context.Context, open *undo.Stack) (err error) {
+	c := n.config
+	if n.state, err = state.Open(filepath.Join(c.StateDir, "containers")); err != nil {
+		return err
+	}
+	open.Push("container records", func(context.Context) error { return n.state.Close() })
+	if n.images, err = image.Open(ctx, image.Config{
+		Root: filepath.Join(c.StateDir, "images"), TrustDir: filepath.Join(c.TrustDir, "images"), InUse: n.state.UsersOf, Log: n.log,
+	}); err != nil {
+		return err
+	}
+	open.Push("images", func(context.Context) error { return n.images.Close() })
+	if n.network, err = network.Open(ctx, network.Config{
+		StateDir: filepath.Join(c.StateDir, "network"), RunDir: filepath.Join(c.RunDir, "network"),
+		Pool: c.Network.Pool, Table: c.Network.Table, InterfacePrefix: c.Network.InterfacePrefix, Bus: n.bus, Log: n.log,
+	}); err != nil {
+		return err
+	}
+	open.Push("network", func(context.Context) error { return n.network.Close() })
+	if n.sandboxes, err = sandbox.OpenNative(ctx, sandbox.Config{
+		StateDir: filepath.Join(c.StateDir, "sandboxes"), RunDir: filepath.Join(c.RunDir, "sandboxes"),
+		InitPath: c.InitPath, CgroupParent: c.CgroupParent, Log: n.log,
+	}); err != nil {
+		return err
+	}
+	open.Push("sandboxes", func(context.Context) error { return n.sandboxes.Close() })
+	return nil
+}
+
+// openRuntime connects the launch pipeline and takes the containers up.
+func (n *node) openRuntime(ctx context.Context, open *undo.Stack) (err error) {
+	pipeline := &launch.Pipeline{
+		Images: n.images, Plugins: n.plugins, Policy: n.policy, Attestor: n.evidence, Identities: n.issuer,
+		Sandboxes: n.sandboxes, Network: n.network, TrustDomain: n.trustDomain,
+	}
+	if n.supervisor, err = supervise.Open(ctx, supervise.Config{
+		Launcher: pipeline, Sandboxes: n.sandboxes, Network: n.network, Identities: n.issuer, State: n.state, Bus: n.bus, Log: n.log,
+	}); err != nil {
+		return err
+	}
+	open.Push("supervisor", func(context.Context) error { n.supervisor.Close(); return nil })
+	return nil
+}
+
+// register adds every service of the API to a server.
+func (n *node) register(s *grpc.Server) {
+	runtimev1.RegisterRuntimeServiceServer(s, runtimeserver.NewRuntime(n.supervisor, n.sandboxes))
+	runtimev1.RegisterImageServiceServer(s, runtimeserver.NewImages(n.images))
+	networkv1.RegisterNetworkServiceServer(s, networkserver.New(n.network))
+	pluginv1.RegisterPluginServiceServer(s, pluginserver.New(n.plugins))
+	policyv1.RegisterPolicyServiceServer(s, policyserver.New(n.policy))
+	attestationv1.RegisterAttestationServiceServer(s, attestationserver.New(n.evidence, n.issuer))
+	nodev1.RegisterNodeServiceServer(s, &runtimeserver.Node{Describe: n.describe, End: n.end, Bus: n.bus})
+}
+
+// describe tells what the node is.
+func (n *node) describe(context.Context) (*nodev1.StatusResponse, error) {
+	set, _ := n.policy.Current()
+	r := &nodev1.StatusResponse{
+		Name: n.config.NodeName, SpiffeId: n.spiffeID, TrustDomain: n.trustDomain.String(),
+		Level: n.evidence.Level().String(), LevelDescription: n.evidence.Level().Describe(), Version: buildinfo.Version(),
+		Socket: n.config.Socket, Address: n.config.Address, StateDir: n.config.StateDir, Started: timestamppb.New(n.started),
+		LaunchRecords: n.evidence.Size(), PolicyDigest: string(set.Digest), CniSocket: n.network.CNISocket(),
+	}
+	for _, c := range n.state.List() {
+		r.Containers++
+		if c.Phase == state.Running {
+			r.ContainersRunning++
+		}
+	}
+	for _, p := range n.plugins.List() {
+		if p.State == host.Active {
+			r.PluginsActive++
+		}
+	}
+	return r, nil
+}
+
+// end removes every container and everything in the kernel.
+func (n *node) end(ctx context.Context) ([]string, error) {
+	n.ending.Store(true)
+	names, err := n.supervisor.RemoveAll(ctx)
+	if err == nil {
+		err = errors.Join(n.network.Down(ctx), n.sandboxes.Shutdown(ctx))
+	}
+	if err != nil {
+		n.ending.Store(false)
+		return names, err
+	}
+	close(n.ended)
+	return names, nil
+}
+
+// mayEnter lets policy decide on each request, until the node ends.
+func (n *node) mayEnter() rpc.Guard {
+	decide := guard(n.policy, n.config.NodeName)
+	return func(ctx context.Context, caller workload.Principal, method string, request any) error {
+		if n.ending.Load() {
+			return fault.New(fault.Unavailable, "the node is going down")
+		}
+		return decide(ctx, caller, method, request)
+	}
+}

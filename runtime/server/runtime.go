@@ -1,0 +1,150 @@
+// Package server has the handlers of api/runtime and api/node: it reads
+// requests, asks the Runtime, and writes replies; it decides nothing.
+package server
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+
+	runtimev1 "tero.internal/api/runtime/v1"
+	"tero.internal/common/fault"
+	"tero.internal/common/rpc"
+	"tero.internal/runtime/state"
+	"tero.internal/runtime/supervise"
+)
+
+// Runtime serves runtime.v1.RuntimeService.
+type Runtime struct {
+	runtimev1.UnimplementedRuntimeServiceServer
+	supervisor *supervise.Supervisor
+	sandboxes  Sandboxes
+}
+
+// NewRuntime gives the service.
+func NewRuntime(s *supervise.Supervisor, sandboxes Sandboxes) *Runtime {
+	return &Runtime{supervisor: s, sandboxes: sandboxes}
+}
+
+// Run launches a container.
+func (r *Runtime) Run(ctx context.Context, req *runtimev1.RunRequest) (*runtimev1.RunResponse, error) {
+	_, resp, release, err := r.launch(ctx, req, false)
+	release()
+	return resp, err
+}
+
+// launch launches a container; with hold it stays readable until release.
+func (r *Runtime) launch(ctx context.Context, req *runtimev1.RunRequest, hold bool) (state.Container, *runtimev1.RunResponse, func(), error) {
+	began := time.Now()
+	none := func() {}
+	caller, err := rpc.Principal(ctx)
+	if err != nil {
+		return state.Container{}, nil, none, err
+	}
+	spec, err := specFromProto(req.GetSpec())
+	if err != nil {
+		return state.Container{}, nil, none, err
+	}
+	record, release, err := r.supervisor.Run(ctx, caller, spec, hold)
+	if err != nil {
+		return state.Container{}, nil, release, err
+	}
+	return record, &runtimev1.RunResponse{
+		Container: containerToProto(record), DurationUs: time.Since(began).Microseconds(),
+	}, release, nil
+}
+
+// ListContainers lists containers, oldest first.
+func (r *Runtime) ListContainers(ctx context.Context, req *runtimev1.ListContainersRequest) (*runtimev1.ListContainersResponse, error) {
+	resp := &runtimev1.ListContainersResponse{}
+	for _, c := range r.supervisor.List() {
+		if req.GetAll() || c.Phase != state.Exited {
+			resp.Containers = append(resp.Containers, r.describe(ctx, c))
+		}
+	}
+	return resp, nil
+}
+
+// InspectContainer tells all about one container.
+func (r *Runtime) InspectContainer(ctx context.Context, req *runtimev1.InspectContainerRequest) (*runtimev1.InspectContainerResponse, error) {
+	c, err := r.supervisor.Find(req.GetContainer())
+	if err != nil {
+		return nil, err
+	}
+	return &runtimev1.InspectContainerResponse{Container: r.describe(ctx, c)}, nil
+}
+
+// describe adds to the record what only the sandbox knows.
+func (r *Runtime) describe(ctx context.Context, c state.Container) *runtimev1.Container {
+	out := containerToProto(c)
+	if c.Phase == state.Running {
+		if pid, err := r.sandboxes.PID(ctx, c.ID); err == nil { // it may be exiting
+			out.Pid = int32(pid) //nolint:gosec // the kernel's pids are below 2^22
+		}
+	}
+	return out
+}
+
+// defaultStopTimeout is how long a container has to obey its stop signal.
+const defaultStopTimeout = 10 * time.Second
+
+// StopContainer stops a container.
+func (r *Runtime) StopContainer(ctx context.Context, req *runtimev1.StopContainerRequest) (*runtimev1.StopContainerResponse, error) {
+	timeout := time.Duration(req.GetTimeoutSeconds()) * time.Second
+	if timeout == 0 {
+		timeout = defaultStopTimeout
+	}
+	exit, err := r.supervisor.Stop(ctx, req.GetContainer(), timeout)
+	if err != nil {
+		return nil, err
+	}
+	return &runtimev1.StopContainerResponse{Exit: exitToProto(exit)}, nil
+}
+
+// KillContainer sends a signal.
+func (r *Runtime) KillContainer(ctx context.Context, req *runtimev1.KillContainerRequest) (*runtimev1.KillContainerResponse, error) {
+	signal := req.GetSignal()
+	if signal == "" {
+		signal = "SIGKILL"
+	}
+	return &runtimev1.KillContainerResponse{}, r.supervisor.Kill(ctx, req.GetContainer(), signal)
+}
+
+// RemoveContainer removes a container.
+func (r *Runtime) RemoveContainer(ctx context.Context, req *runtimev1.RemoveContainerRequest) (*runtimev1.RemoveContainerResponse, error) {
+	c, err := r.supervisor.Remove(ctx, req.GetContainer(), req.GetForce())
+	if err != nil {
+		return nil, err
+	}
+	return &runtimev1.RemoveContainerResponse{Id: string(c.ID), Name: c.Spec.Name}, nil
+}
+
+// WaitContainer waits for the exit.
+func (r *Runtime) WaitContainer(ctx context.Context, req *runtimev1.WaitContainerRequest) (*runtimev1.WaitContainerResponse, error) {
+	c, err := r.supervisor.Find(req.GetContainer())
+	if err != nil {
+		return nil, err
+	}
+	release := r.supervisor.Hold(c.ID)
+	defer release()
+	exit, err := r.supervisor.Wait(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &runtimev1.WaitContainerResponse{Exit: exitToProto(exit)}, nil
+}
+
+// Logs streams a container's output.
+func (r *Runtime) Logs(req *runtimev1.LogsRequest, stream grpc.ServerStreamingServer[runtimev1.LogsResponse]) error {
+	if req.GetTail() < 0 {
+		return fault.New(fault.Invalid, "a tail of %d lines makes no sense", req.GetTail())
+	}
+	c, err := r.supervisor.Find(req.GetContainer())
+	if err != nil {
+		return err
+	}
+	release := r.supervisor.Hold(c.ID)
+	defer release()
+	return r.follow(stream.Context(), c.ID, followOptions{follow: req.GetFollow(), tail: req.GetTail()}, stream.Send)
+}

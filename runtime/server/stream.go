@@ -1,0 +1,337 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	runtimev1 "tero.internal/api/runtime/v1"
+	"tero.internal/common/fault"
+	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/crilog"
+	"tero.internal/runtime/sandbox"
+	"tero.internal/runtime/state"
+	"tero.internal/runtime/supervise"
+)
+
+// Sandboxes are the streams and processes of containers (sandbox.Native).
+type Sandboxes interface {
+	PID(ctx context.Context, container workload.ID) (int, error)
+	// Input gives the write end of standard input, or the terminal.
+	Input(ctx context.Context, container workload.ID) (*os.File, error)
+	Resize(ctx context.Context, container workload.ID, rows, columns uint16) error
+	LogPath(container workload.ID) string
+	Exec(ctx context.Context, container workload.ID, spec sandbox.ExecSpec) (*sandbox.Process, error)
+}
+
+type followOptions struct {
+	follow bool
+	tail   int64
+}
+
+// follow sends what the container has written, and with opts.follow what it
+// writes until it has exited.
+func (r *Runtime) follow(ctx context.Context, id workload.ID, opts followOptions, send func(*runtimev1.LogsResponse) error) error {
+	o := crilog.Options{Tail: opts.tail}
+	if opts.follow {
+		o.Until = r.supervisor.Exited(id)
+	}
+	for record, err := range crilog.Read(ctx, r.sandboxes.LogPath(id), o) {
+		if err != nil {
+			return err
+		}
+		stream := runtimev1.Output_STREAM_STDOUT
+		if record.Stream == crilog.Stderr {
+			stream = runtimev1.Output_STREAM_STDERR
+		}
+		if err := send(&runtimev1.LogsResponse{
+			Time: timestamppb.New(record.At), Output: &runtimev1.Output{Stream: stream, Data: record.Output},
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Attach connects the caller with a container's streams, launching it first
+// when asked.
+func (r *Runtime) Attach(stream grpc.BidiStreamingServer[runtimev1.AttachRequest, runtimev1.AttachResponse]) error {
+	ctx := stream.Context()
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	c, opts, release, err := r.attachTo(ctx, first, stream.Send)
+	if err != nil {
+		return err
+	}
+	defer release()
+	r.feed(ctx, c, stream)
+	if err := r.follow(ctx, c.ID, opts, func(l *runtimev1.LogsResponse) error {
+		return stream.Send(&runtimev1.AttachResponse{Response: &runtimev1.AttachResponse_Output{Output: l.GetOutput()}})
+	}); err != nil {
+		return err
+	}
+	exit, err := r.supervisor.Wait(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	return stream.Send(&runtimev1.AttachResponse{Response: &runtimev1.AttachResponse_Exit{Exit: exitToProto(exit)}})
+}
+
+// attachTo launches or finds the container that the first message names, and
+// holds it.
+func (r *Runtime) attachTo(
+	ctx context.Context, first *runtimev1.AttachRequest, send func(*runtimev1.AttachResponse) error,
+) (state.Container, followOptions, func(), error) {
+	opts := followOptions{follow: true}
+	switch req := first.GetRequest().(type) {
+	case *runtimev1.AttachRequest_Run:
+		c, resp, release, err := r.launch(ctx, req.Run, true)
+		if err != nil {
+			release()
+			return c, opts, nil, err
+		}
+		if err := send(&runtimev1.AttachResponse{Response: &runtimev1.AttachResponse_Launched{Launched: resp}}); err != nil {
+			release()
+			return c, opts, nil, err
+		}
+		return c, opts, release, nil
+	case *runtimev1.AttachRequest_Start:
+		c, err := r.supervisor.Running(req.Start.GetContainer())
+		if err != nil {
+			return c, opts, nil, err
+		}
+		if !req.Start.GetFromBeginning() {
+			opts.tail = crilog.TailNone
+		}
+		return c, opts, r.supervisor.Hold(c.ID), nil
+	}
+	return state.Container{}, opts, nil, fault.New(fault.Invalid, "the first message of an attachment names no container and no launch")
+}
+
+// feed passes the caller's input on until the stream ends, which it does when
+// the handler returns; nobody needs to wait for it.
+func (r *Runtime) feed(ctx context.Context, c state.Container, stream grpc.BidiStreamingServer[runtimev1.AttachRequest, runtimev1.AttachResponse]) {
+	go func() {
+		var input *os.File
+		defer func() {
+			if input != nil {
+				_ = input.Close()
+			}
+		}()
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			switch req := m.GetRequest().(type) {
+			case *runtimev1.AttachRequest_Stdin:
+				if input == nil {
+					if input, err = r.sandboxes.Input(ctx, c.ID); err != nil {
+						return
+					}
+				}
+				if _, err := input.Write(req.Stdin); err != nil {
+					return // the container closed its input
+				}
+			case *runtimev1.AttachRequest_CloseStdin:
+				if err := r.sandboxes.CloseInput(ctx, c.ID); err != nil {
+					return
+				}
+			case *runtimev1.AttachRequest_Resize:
+				if err := r.sandboxes.Resize(ctx, c.ID, side(req.Resize.GetRows()), side(req.Resize.GetColumns())); err != nil {
+					return
+				}
+			case *runtimev1.AttachRequest_Signal:
+				if err := r.supervisor.Kill(ctx, string(c.ID), req.Signal); err != nil {
+					return
+				}
+			}
+		}
+	}()
+}
+
+// side is one side of a terminal, which the kernel keeps in 16 bits.
+func side(n uint32) uint16 { return uint16(min(n, 1<<16-1)) } //nolint:gosec // bounded
+
+// Exec runs a further process in a container.
+func (r *Runtime) Exec(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, runtimev1.ExecResponse]) error {
+	ctx := stream.Context()
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	if start == nil || len(start.GetArgs()) == 0 {
+		return fault.New(fault.Invalid, "the request names no command to execute")
+	}
+	c, err := r.supervisor.Running(start.GetContainer())
+	if err != nil {
+		return err
+	}
+	e, err := r.startExec(ctx, c.ID, start)
+	if err != nil {
+		return err
+	}
+	defer e.close()
+	if err := stream.Send(&runtimev1.ExecResponse{Response: &runtimev1.ExecResponse_Started{Started: true}}); err != nil {
+		return err
+	}
+	go e.feed(stream) // ends with the stream
+	pumps := e.pump(stream)
+	exit, err := e.process.Wait(ctx)
+	if err != nil { // the caller has gone: so must what it started
+		return errors.Join(err, e.process.Signal(context.WithoutCancel(ctx), sigKill))
+	}
+	e.drain()
+	if err := pumps(); err != nil {
+		return err
+	}
+	return stream.Send(&runtimev1.ExecResponse{Response: &runtimev1.ExecResponse_Exit{Exit: exitToProto(state.Exit{
+		Code: exit.Code, Signal: int(exit.Signal), OOMKilled: exit.OOMKilled, At: exit.At,
+	})}})
+}
+
+// execution is a process in a container with this side's ends of its streams.
+type execution struct {
+	process *sandbox.Process
+	input   *os.File // nil when not asked for
+	outputs map[runtimev1.Output_Stream]*os.File
+}
+
+func (r *Runtime) startExec(ctx context.Context, id workload.ID, start *runtimev1.ExecStart) (_ *execution, err error) {
+	spec := sandbox.ExecSpec{
+		Args: start.GetArgs(), Env: start.GetEnv(), Cwd: start.GetWorkingDir(), User: start.GetUser(), Terminal: start.GetTerminal(),
+	}
+	e := &execution{outputs: map[runtimev1.Output_Stream]*os.File{}}
+	defer func() {
+		if err != nil {
+			e.close()
+		}
+	}()
+	if !spec.Terminal {
+		var theirs []*os.File
+		defer func() {
+			for _, f := range theirs {
+				_ = f.Close()
+			}
+		}()
+		if start.GetOpenStdin() {
+			if spec.Stdin, e.input, err = os.Pipe(); err != nil {
+				return nil, err
+			}
+			theirs = append(theirs, spec.Stdin)
+		}
+		for stream, end := range map[runtimev1.Output_Stream]**os.File{
+			runtimev1.Output_STREAM_STDOUT: &spec.Stdout, runtimev1.Output_STREAM_STDERR: &spec.Stderr,
+		} {
+			ours, their, err := os.Pipe()
+			if err != nil {
+				return nil, err
+			}
+			*end, e.outputs[stream] = their, ours
+			theirs = append(theirs, their)
+		}
+	}
+	if e.process, err = r.sandboxes.Exec(ctx, id, spec); err != nil {
+		return nil, err
+	}
+	if spec.Terminal {
+		e.input = e.process.Terminal()
+		e.outputs[runtimev1.Output_STREAM_STDOUT] = e.input
+		if size := start.GetSize(); size != nil {
+			return e, e.process.Resize(ctx, side(size.GetRows()), side(size.GetColumns()))
+		}
+	}
+	return e, nil
+}
+
+// feed passes the caller's input on.
+func (e *execution) feed(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, runtimev1.ExecResponse]) {
+	ctx := stream.Context()
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return
+		}
+		switch req := m.GetRequest().(type) {
+		case *runtimev1.ExecRequest_Stdin:
+			if e.input != nil {
+				_, err = e.input.Write(req.Stdin)
+			}
+		case *runtimev1.ExecRequest_CloseStdin:
+			if e.input != nil && len(e.outputs) > 1 { // a terminal stays open
+				err = e.input.Close()
+			}
+		case *runtimev1.ExecRequest_Resize:
+			err = e.process.Resize(ctx, side(req.Resize.GetRows()), side(req.Resize.GetColumns()))
+		case *runtimev1.ExecRequest_Signal:
+			sig, serr := supervise.ParseSignal(req.Signal)
+			if serr == nil {
+				err = e.process.Signal(ctx, sig)
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// pump sends the output on; the function it gives waits for the end.
+func (e *execution) pump(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, runtimev1.ExecResponse]) (wait func() error) {
+	var sending sync.Mutex // guards stream.Send
+	var group sync.WaitGroup
+	errs := make(chan error, len(e.outputs))
+	for name, file := range e.outputs {
+		group.Go(func() {
+			buf := make([]byte, 32<<10)
+			for {
+				n, err := file.Read(buf)
+				if n > 0 {
+					sending.Lock()
+					serr := stream.Send(&runtimev1.ExecResponse{Response: &runtimev1.ExecResponse_Output{
+						Output: &runtimev1.Output{Stream: name, Data: buf[:n]},
+					}})
+					sending.Unlock()
+					if serr != nil {
+						errs <- serr
+						return
+					}
+				}
+				if err != nil { // the end: EOF, EIO of a terminal, or drain's patience
+					return
+				}
+			}
+		})
+	}
+	return func() error {
+		group.Wait()
+		close(errs)
+		return <-errs
+	}
+}
+
+// drainFor is how long output may still come after the process has exited,
+// from others that hold its streams.
+const drainFor = 100 * time.Millisecond
+
+func (e *execution) drain() {
+	for _, f := range e.outputs {
+		_ = f.SetReadDeadline(time.Now().Add(drainFor))
+	}
+}
+
+func (e *execution) close() {
+	if e.input != nil {
+		_ = e.input.Close()
+	}
+	for _, f := range e.outputs {
+		_ = f.Close()
+	}
+}

@@ -1,0 +1,312 @@
+// Package testnode runs a TERO node for demonstrations, end-to-end tests and
+// benchmarks: real binaries on the real kernel, cleared up whatever happens.
+package testnode
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netns"
+)
+
+// Node is a terod with a state directory, a network namespace, a cgroup and an
+// nftables table of its own, so that nothing else on the machine is touched.
+type Node struct {
+	bin  string // folder of the binaries
+	name string
+	args []string
+	cmd  *exec.Cmd
+	log  bytes.Buffer
+	// exited is closed when terod has ended; nil before the first Start.
+	exited chan struct{}
+}
+
+// New describes a node that is not there yet. Nodes of different names live
+// side by side; args are further flags of terod.
+func New(bin, name string, args ...string) *Node {
+	return &Node{bin: bin, name: name, args: args}
+}
+
+// Base is the folder of everything that the node and its tests keep.
+func (n *Node) Base() string { return "/run/tero-" + n.name }
+
+// StateDir is the node's state directory.
+func (n *Node) StateDir() string { return filepath.Join(n.Base(), "state") }
+
+// RunDir is the node's run directory.
+func (n *Node) RunDir() string { return filepath.Join(n.Base(), "run") }
+
+// WorkDir is the working directory of the commands that Tero runs.
+func (n *Node) WorkDir() string { return filepath.Join(n.Base(), "work") }
+
+// Socket is the path of the API's socket.
+func (n *Node) Socket() string { return filepath.Join(n.RunDir(), "tero.sock") }
+
+// NetNS is the name of the network namespace that the node lives in.
+func (n *Node) NetNS() string { return "tero-" + n.name }
+
+func (n *Node) cgroup() string { return "tero-" + n.name }
+
+func (n *Node) table() string { return "quantum_" + n.name }
+
+// Log is what terod has written so far; read it when terod has ended.
+func (n *Node) Log() string { return n.log.String() }
+
+// MakeNetNS makes the network namespace that the node and its containers are in.
+func (n *Node) MakeNetNS(ctx context.Context) error {
+	for _, args := range [][]string{{"netns", "add", n.NetNS()}, {"-n", n.NetNS(), "link", "set", "lo", "up"}} {
+		if out, err := exec.CommandContext(ctx, "ip", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
+		}
+	}
+	return nil
+}
+
+// Start starts terod and waits until it answers. An error holds what terod said.
+func (n *Node) Start(ctx context.Context) error {
+	for _, d := range []string{n.StateDir(), n.RunDir(), n.WorkDir()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	n.log.Reset()
+	n.cmd = n.Command(n.args...)
+	n.cmd.Stdout, n.cmd.Stderr = &n.log, &n.log
+	if err := n.start(n.cmd); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	n.exited = exited
+	go func() {
+		_ = n.cmd.Wait()
+		close(exited)
+	}()
+	return n.waitReady(ctx)
+}
+
+// Command is terod with the flags that keep the node to itself, and args.
+func (n *Node) Command(args ...string) *exec.Cmd {
+	return exec.Command(filepath.Join(n.bin, "terod"), append([]string{ //nolint:gosec,noctx // the node outlives any context on purpose
+		"--node-name=" + n.name, "--trust-domain=" + n.name + ".tero",
+		"--state-dir=" + n.StateDir(), "--run-dir=" + n.RunDir(), "--cgroup-parent=" + n.cgroup(),
+		"--network-table=" + n.table(), "--log-level=warn",
+	}, args...)...)
+}
+
+// start starts cmd in the node's network namespace.
+func (n *Node) start(cmd *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	own, err := netns.GetFromName(n.NetNS())
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	if err := netns.Set(own); err != nil {
+		return err
+	}
+	startErr := cmd.Start()
+	if err := netns.Set(home); err != nil {
+		panic("cannot come back from the node's network namespace: " + err.Error())
+	}
+	return startErr
+}
+
+// waitReady asks for the node's status until it answers or ends.
+func (n *Node) waitReady(ctx context.Context) error {
+	err := WaitFor(ctx, func() (bool, string) {
+		select {
+		case <-n.exited:
+			return true, ""
+		default:
+		}
+		r := n.Tero(ctx, "status")
+		return r.Code == 0, r.Stderr
+	})
+	select {
+	case <-n.exited:
+		return fmt.Errorf("terod ended with code %d: %s", n.cmd.ProcessState.ExitCode(), n.log.String())
+	default:
+		return err
+	}
+}
+
+// Result is how a command ended.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
+	Took           time.Duration
+}
+
+// Tero runs a command of the CLI against the node, in WorkDir.
+func (n *Node) Tero(ctx context.Context, args ...string) Result {
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, filepath.Join(n.bin, "tero"), args...) //nolint:gosec // a test's own command
+	cmd.Dir = n.WorkDir()
+	cmd.Env = append(os.Environ(), "TERO_SOCKET="+n.Socket(), "NO_COLOR=1")
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	began := time.Now()
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		return Result{Code: -1, Stderr: err.Error()}
+	}
+	return Result{Stdout: out.String(), Stderr: errs.String(), Took: time.Since(began), Code: cmd.ProcessState.ExitCode()}
+}
+
+// Clear removes the node and everything that it or an earlier one of its name
+// made, also one that was killed: it takes the node up again on its state and
+// asks it to remove everything.
+func (n *Node) Clear(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Join("/run/netns", n.NetNS())); err != nil {
+		return os.RemoveAll(n.Base())
+	}
+	if _, err := os.Stat(n.StateDir()); err == nil {
+		if err := n.Down(ctx); err != nil {
+			return err
+		}
+	}
+	if out, err := exec.CommandContext(ctx, "ip", "netns", "del", n.NetNS()).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip netns del: %w: %s", err, out)
+	}
+	return os.RemoveAll(n.Base())
+}
+
+// Down ends the node and everything it made. A node that does not run is
+// started first: it knows what there is to remove.
+func (n *Node) Down(ctx context.Context) error {
+	if r := n.Tero(ctx, "status"); r.Code != 0 {
+		if err := n.Start(ctx); err != nil {
+			return err
+		}
+	}
+	if r := n.Tero(ctx, "down"); r.Code != 0 {
+		return fmt.Errorf("tero down: %s", r.Stderr)
+	}
+	return WaitFor(ctx, func() (bool, string) {
+		pids := n.processes()
+		return len(pids) == 0, fmt.Sprintf("processes %v are left", pids)
+	})
+}
+
+// Kill9 ends terod as a crash would; its containers run on.
+func (n *Node) Kill9() error {
+	if err := n.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	<-n.exited
+	return nil
+}
+
+// processes gives the processes of the node (terod, its keeper, containers), by
+// its folder in their command lines or by its cgroup.
+func (n *Node) processes() []int {
+	var pids []int
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		args, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))  //nolint:gosec // a process that has gone is none of ours
+		groups, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup")) //nolint:gosec // likewise
+		program, _, _ := bytes.Cut(args, []byte{0})
+		ours := strings.HasPrefix(filepath.Base(string(program)), "tero") && bytes.Contains(args, []byte(n.Base()+"/"))
+		if ours || bytes.Contains(groups, []byte("/"+n.cgroup()+"/")) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// Left names everything that is left of the node in the kernel, of what a node
+// makes there: processes, mounts, cgroups, links, nftables tables.
+func (n *Node) Left(ctx context.Context) ([]string, error) {
+	var left []string
+	for _, pid := range n.processes() {
+		left = append(left, fmt.Sprintf("process %d", pid))
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, n.Base()+"/") {
+			left = append(left, "mount "+strings.TrimSpace(line))
+		}
+	}
+	if err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == n.cgroup() {
+			left = append(left, "cgroup "+path)
+		}
+		return nil // a cgroup of somebody else may go while we walk
+	}); err != nil {
+		return nil, err
+	}
+	for what, args := range map[string][]string{
+		"link":           {"ip", "-o", "link", "show", "type", "veth"},
+		"nftables table": {"nft", "list", "tables"},
+	} {
+		out, err := n.InNetNS(ctx, args...)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(out) {
+			left = append(left, what+" "+strings.TrimSpace(line))
+		}
+	}
+	return left, nil
+}
+
+// InNetNS runs a command in the node's network namespace and gives its output.
+func (n *Node) InNetNS(ctx context.Context, args ...string) (string, error) {
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // a test's own command
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := n.start(cmd); err != nil {
+		return "", err
+	}
+	if err := cmd.Wait(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, errs.String())
+	}
+	return out.String(), nil
+}
+
+// patience is how long WaitFor waits.
+const patience = 30 * time.Second
+
+// WaitFor waits until done says so; its word is the error when it never does.
+func WaitFor(ctx context.Context, done func() (bool, string)) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, why := done()
+		if ok {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New(why)
+		case <-tick.C:
+		}
+	}
+}
