@@ -1,0 +1,168 @@
+package crilog_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"tero.internal/runtime/internal/crilog"
+)
+
+func stamp(n int) time.Time { return time.Date(2026, 1, 2, 3, 4, n, 5000, time.UTC) }
+
+func TestAppendAndParse(t *testing.T) {
+	long := strings.Repeat("x", crilog.MaxPiece)
+	for name, output := range map[string]string{
+		"line": "hello\n", "lines": "a\n\nb\n", "piece": "no newline", "line and piece": "a\nb",
+		"long": long + "y\n", "exactly long": long + "\n", "binary": "\x00\xff \r\n", "looks like a tag": "P F stdout\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := crilog.Append(nil, stamp(1), crilog.Stderr, []byte(output))
+			var got []byte
+			for line := range bytes.Lines(log) {
+				r, err := crilog.Parse(line)
+				if err != nil || r.Stream != crilog.Stderr || !r.At.Equal(stamp(1)) {
+					t.Fatalf("parse %q: %+v, %v", line, r, err)
+				}
+				got = append(got, r.Output...)
+			}
+			if diff := cmp.Diff(output, string(got)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("2026-01-02T15:04:05.123456789Z stdout F a line\n"))
+	f.Add([]byte("2026-01-02T15:04:05Z stderr P \n"))
+	f.Add([]byte("x y z\n"))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		r, err := crilog.Parse(line)
+		if err != nil {
+			return
+		}
+		again, err := crilog.Parse(crilog.Append(nil, r.At, r.Stream, r.Output))
+		if len(r.Output) > 0 && len(r.Output) <= crilog.MaxPiece && !bytes.Contains(r.Output[:len(r.Output)-1], []byte("\n")) &&
+			(err != nil || !bytes.Equal(again.Output, r.Output) || again.Stream != r.Stream) {
+			t.Errorf("%q: %+v, again %+v, %v", line, r, again, err)
+		}
+	})
+}
+
+func writeLog(t *testing.T, lines ...string) string {
+	t.Helper()
+	var log []byte
+	for i, l := range lines {
+		log = crilog.Append(log, stamp(i), crilog.Stdout, []byte(l))
+	}
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(path, log, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func collect(t *testing.T, path string, o crilog.Options) string {
+	t.Helper()
+	var all strings.Builder
+	for r, err := range crilog.Follow(t.Context(), path, o) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(r.Output)
+	}
+	return all.String()
+}
+
+func TestTailAndSince(t *testing.T) {
+	path := writeLog(t, "one\n", "two\n", "th", "ree\n", "four\n", "end")
+	for name, c := range map[string]struct {
+		o    crilog.Options
+		want string
+	}{
+		"all":      {crilog.Options{Tail: -1}, "one\ntwo\nthree\nfour\nend"},
+		"none":     {crilog.Options{}, ""},
+		"two":      {crilog.Options{Tail: 2}, "four\nend"},
+		"three":    {crilog.Options{Tail: 3}, "three\nfour\nend"},
+		"too many": {crilog.Options{Tail: 100}, "one\ntwo\nthree\nfour\nend"},
+		"since":    {crilog.Options{Tail: -1, Since: stamp(4)}, "four\nend"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, collect(t, path, c.o)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestFollowUntil(t *testing.T) {
+	path := writeLog(t, "before\n")
+	until := filepath.Join(filepath.Dir(path), "exit.json")
+	log, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	var got []string
+	for r, err := range crilog.Follow(t.Context(), path, crilog.Options{Tail: -1, Follow: true, Until: until}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, string(r.Output))
+		switch string(r.Output) {
+		case "before\n": // half a record first: it must not be delivered or lost
+			record := crilog.Append(nil, stamp(1), crilog.Stdout, []byte("during\n"))
+			if _, err := log.Write(record[:20]); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := log.Write(record[20:]); err != nil {
+				t.Fatal(err)
+			}
+		case "during\n":
+			if _, err := log.Write(crilog.Append(nil, stamp(2), crilog.Stdout, []byte("last"))); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(until, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"before\n", "during\n", "last"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFollowEndsWithContext(t *testing.T) {
+	path := writeLog(t, "one\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	for _, err := range crilog.Follow(ctx, path, crilog.Options{Tail: -1, Follow: true, Until: path + ".never"}) {
+		if err != nil {
+			if !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+			return
+		}
+		cancel()
+	}
+	t.Error("ended without an error")
+}
+
+func TestFollowEndsWithFolder(t *testing.T) {
+	path := writeLog(t, "one\n")
+	for _, err := range crilog.Follow(t.Context(), path, crilog.Options{Tail: -1, Follow: true, Until: path + ".never"}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

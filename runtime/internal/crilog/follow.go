@@ -1,0 +1,218 @@
+package crilog
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options say what of a log is wanted.
+type Options struct {
+	// Follow waits for further records at the end of the log, until the file
+	// Until exists (in the log's folder) and all before it was delivered, or
+	// the folder is removed.
+	Follow bool
+	Until  string
+	// Tail is how many of the last lines are wanted; 0 for none of what is
+	// there already, negative for all.
+	Tail int
+	// Since leaves out older records.
+	Since time.Time
+}
+
+// maxRecord bounds a line of a log: a piece with its stamp.
+const maxRecord = MaxPiece + 128
+
+// Follow gives the records of a log. It ends with an error only once; when ctx
+// ends, with ctx's. What is no record, as half a line after a crash, is left out.
+// Output is valid until the next record.
+func Follow(ctx context.Context, path string, o Options) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		if err := follow(ctx, path, o, func(r Record) bool { return yield(r, nil) }); err != nil {
+			yield(Record{}, err)
+		}
+	}
+}
+
+// follow calls yield until it gives false or the log ends.
+func follow(ctx context.Context, path string, o Options, yield func(Record) bool) error {
+	f, err := os.Open(path) //nolint:gosec // the caller's log
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	var changes *watch
+	if o.Follow {
+		if changes, err = newWatch(ctx, filepath.Dir(path)); err != nil {
+			return err
+		}
+		defer changes.close()
+	}
+	if o.Tail >= 0 {
+		at, err := tailOffset(f, o.Tail)
+		if err != nil {
+			return err
+		}
+		if _, err := f.Seek(at, io.SeekStart); err != nil {
+			return fmt.Errorf("read log: %w", err)
+		}
+	}
+	r := &reader{buf: bufio.NewReaderSize(f, maxRecord)}
+	for {
+		ended := !o.Follow || exists(o.Until)
+		for {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			record, err := r.next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return fmt.Errorf("read log: %w", err)
+			}
+			if !record.At.Before(o.Since) && !yield(record) {
+				return nil
+			}
+		}
+		if ended {
+			return nil
+		}
+		if gone, err := changes.wait(ctx); err != nil || gone {
+			return err
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return path != "" && err == nil
+}
+
+// reader reads records from a file that grows.
+type reader struct {
+	buf  *bufio.Reader
+	half []byte // a record whose end is not there yet
+	skip bool   // in a line that is too long to be a record
+}
+
+// next gives the next whole record, or io.EOF for now.
+func (r *reader) next() (Record, error) {
+	for {
+		line, err := r.buf.ReadSlice('\n')
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			r.half = append(r.half, line...)
+			return Record{}, err
+		}
+		if len(r.half) > 0 {
+			line = append(r.half, line...)
+			r.half = nil
+		}
+		switch {
+		case err != nil || len(line) > maxRecord:
+			r.skip = err != nil
+			continue
+		case r.skip:
+			r.skip = false
+			continue
+		}
+		if record, err := Parse(line); err == nil {
+			return record, nil
+		}
+	}
+}
+
+// tailOffset gives where the last n lines of output begin.
+func tailOffset(f *os.File, n int) (int64, error) {
+	if n == 0 {
+		at, err := f.Seek(0, io.SeekEnd)
+		return at, err
+	}
+	starts := make([]int64, 0, min(n, 1024)) // of the last n lines, a ring once it is full
+	buf := bufio.NewReaderSize(f, maxRecord)
+	var at int64
+	first, open := 0, false // open: the line goes on
+	for {
+		line, err := buf.ReadSlice('\n')
+		if len(line) > 0 && !open {
+			if len(starts) < n {
+				starts = append(starts, at)
+			} else {
+				starts[first] = at
+				first = (first + 1) % n
+			}
+		}
+		at += int64(len(line))
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return 0, fmt.Errorf("read log: %w", err)
+		}
+		open = !bytes.Contains(line, []byte(" F "))
+		if record, err := Parse(line); err == nil {
+			open = record.Partial()
+		}
+	}
+	if len(starts) == 0 {
+		return at, nil
+	}
+	return starts[first%len(starts)], nil
+}
+
+// watch tells about changes in a folder, by inotify(7).
+type watch struct {
+	file *os.File
+	stop func() bool
+	buf  [4096]byte
+}
+
+func newWatch(ctx context.Context, dir string) (*watch, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("inotify_init1", err)
+	}
+	file := os.NewFile(uintptr(fd), "inotify") //nolint:gosec // an open descriptor
+	_, err = unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_ONLYDIR)
+	if err != nil {
+		_ = file.Close()
+		return nil, &fs.PathError{Op: "inotify_add_watch", Path: dir, Err: err}
+	}
+	w := &watch{file: file}
+	w.stop = context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
+	return w, nil
+}
+
+func (w *watch) close() {
+	w.stop()
+	_ = w.file.Close()
+}
+
+// wait waits for changes; gone tells that the folder was removed.
+func (w *watch) wait(ctx context.Context) (gone bool, err error) {
+	n, err := w.file.Read(w.buf[:])
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if err != nil {
+		return false, fmt.Errorf("watch log: %w", err)
+	}
+	const size = unix.SizeofInotifyEvent
+	for b := w.buf[:n]; len(b) >= size; {
+		mask := uint32(b[4]) | uint32(b[5])<<8 | uint32(b[6])<<16 | uint32(b[7])<<24
+		length := int(uint32(b[12]) | uint32(b[13])<<8 | uint32(b[14])<<16 | uint32(b[15])<<24)
+		gone = gone || mask&(unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_IGNORED) != 0
+		b = b[min(size+length, len(b)):]
+	}
+	return gone, nil
+}
