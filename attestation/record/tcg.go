@@ -19,6 +19,9 @@ const (
 // digests, two digests with their algorithms, size.
 const overhead = 4 + 4 + 4 + 2 + 32 + 2 + 48 + 4
 
+// MaxSize is the most bytes of one TCG_PCR_EVENT2 in the log.
+const MaxSize = overhead + MaxEvent
+
 // Header begins a log file: the TCG_PCClientPCREvent with the Spec ID event
 // (TCG PFP section 10.4.5.1) that tells readers the algorithms, so that
 // tpm2_eventlog and its like read the file.
@@ -54,14 +57,14 @@ func (e *Entry) Append(b []byte) []byte {
 	return append(b, e.Event...)
 }
 
-// errShort is a log that ends inside a record.
-var errShort = errors.New("log ends inside the record")
+// ErrShort is what Decode gives for a log that ends inside the record: read more.
+var ErrShort = errors.New("log ends inside the record")
 
 // Decode reads the first TCG_PCR_EVENT2 of b and gives what follows it. The
 // event type is not covered by the digest, so every other one is refused.
 func Decode(b []byte) (Entry, []byte, error) {
 	if len(b) < overhead {
-		return Entry{}, nil, errShort
+		return Entry{}, nil, ErrShort
 	}
 	le := binary.LittleEndian
 	u32 := func(at int) uint32 { return le.Uint32(b[at:]) }
@@ -79,7 +82,7 @@ func Decode(b []byte) (Entry, []byte, error) {
 	}
 	rest := b[overhead:]
 	if uint64(len(rest)) < uint64(size) {
-		return Entry{}, nil, errShort
+		return Entry{}, nil, ErrShort
 	}
 	var d Digests
 	copy(d.SHA256[:], b[14:])
