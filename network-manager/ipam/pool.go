@@ -212,6 +212,19 @@ func (p *Pool) sorted() []Lease {
 	return slices.SortedFunc(maps.Values(p.leases), func(a, b Lease) int { return a.Address.Compare(b.Address) })
 }
 
+// Available is nil when an address is free, else the error that Lease would give.
+func (p *Pool) Available() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.leases) >= p.capacity {
+		p.prune()
+	}
+	if len(p.leases) >= p.capacity {
+		return p.exhausted()
+	}
+	return nil
+}
+
 // Len tells how many addresses are not free, without those that have rested.
 func (p *Pool) Len() int {
 	p.mu.Lock()

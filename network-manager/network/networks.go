@@ -148,6 +148,21 @@ func (m *Manager) Network(name string) (Info, error) {
 	return m.info(n), nil
 }
 
+// Status is nil when a container could be attached to the network now.
+func (m *Manager) Status(name string) error {
+	m.mu.Lock()
+	closed := m.closed
+	n := m.networks[name]
+	m.mu.Unlock()
+	if closed {
+		return errClosed
+	}
+	if n == nil {
+		return fault.New(fault.Unavailable, "network %q does not exist", name)
+	}
+	return n.pool.Available()
+}
+
 func (m *Manager) info(n *state) Info {
 	i := Info{Network: n.Network, Leases: n.pool.Len()}
 	for _, e := range m.endpoints {
