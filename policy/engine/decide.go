@@ -94,8 +94,7 @@ func (e *Engine) TestLaunch(_ context.Context, admission workload.Admission, fil
 	if len(files) > 0 {
 		var err error
 		a, err = compile(files)
-		var invalid *InvalidError
-		if errors.As(err, &invalid) {
+		if invalid, ok := errors.AsType[*InvalidError](err); ok {
 			return nil, fault.New(fault.Invalid, "the policies cannot be used: %w", invalid)
 		}
 		if err != nil {

@@ -101,8 +101,7 @@ func (e *Engine) read() (*active, error) {
 		return nil, fault.New(fault.Invalid, "%w", err)
 	}
 	a, err := compile(files)
-	var invalid *InvalidError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*InvalidError](err); ok {
 		return nil, fault.New(fault.Invalid, "policy folder %s: %w", e.dir, invalid).
 			WithHint("correct the policies; tero policy check FOLDER tells what is wrong without a node's help")
 	}
@@ -181,8 +180,7 @@ func (e *Engine) Current() (*bundle.Set, time.Time) {
 // Check tells what is wrong with files; nothing if they could be applied.
 func (e *Engine) Check(files []bundle.File) (*bundle.Set, []bundle.Problem, error) {
 	a, err := compile(files)
-	var invalid *InvalidError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*InvalidError](err); ok {
 		return nil, invalid.Problems, nil
 	}
 	if err != nil {

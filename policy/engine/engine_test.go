@@ -157,15 +157,26 @@ func TestDefaultCallPolicies(t *testing.T) {
 		action, kind string
 		want         fault.Kind
 	}{
-		{root, "policyWrite", "policy", permitted}, {root, "stop", "container", permitted}, {root, "imageImport", "image", permitted}, {root, "info", "", permitted},
-		{operator, "stop", "container", permitted}, {operator, "run", "container", permitted}, {operator, "logs", "container", permitted},
-		{operator, "policyWrite", "policy", fault.Denied}, {operator, "imageImport", "image", fault.Denied},
-		{auditor, "logs", "container", permitted}, {auditor, "attest", "node", permitted}, {auditor, "stop", "container", fault.Denied},
-		{nobody, "list", "node", fault.Denied}, {web, "exec", "container", fault.Denied},
+		{root, "policyWrite", "policy", permitted},
+		{root, "stop", "container", permitted},
+		{root, "imageImport", "image", permitted},
+		{root, "info", "", permitted},
+		{operator, "stop", "container", permitted},
+		{operator, "run", "container", permitted},
+		{operator, "logs", "container", permitted},
+		{operator, "policyWrite", "policy", fault.Denied},
+		{operator, "imageImport", "image", fault.Denied},
+		{auditor, "logs", "container", permitted},
+		{auditor, "attest", "node", permitted},
+		{auditor, "stop", "container", fault.Denied},
+		{nobody, "list", "node", fault.Denied},
+		{web, "exec", "container", fault.Denied},
 		{workload.Principal{}, "info", "", fault.Unauthenticated},
 		{workload.Principal{SPIFFEID: "spiffe://n.tero/robot/x"}, "info", "", fault.Unauthenticated},
 		{workload.Principal{SPIFFEID: "uid:0"}, "info", "", fault.Unauthenticated},
-		{root, "launch", "workload", fault.Internal}, {root, "fly", "", fault.Internal}, {root, "stop", "image", fault.Internal},
+		{root, "launch", "workload", fault.Internal},
+		{root, "fly", "", fault.Internal},
+		{root, "stop", "image", fault.Internal},
 	} {
 		err := e.Authorize(t.Context(), c.who, c.action, c.kind, "web")
 		if (err == nil) != (c.want == permitted) || err != nil && fault.KindOf(err) != c.want {

@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -196,8 +197,8 @@ func (r *Ring) Get(id string) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	found := -1
-	for i := len(r.entries) - 1; i >= 0; i-- {
-		switch e := r.entries[i]; {
+	for i, e := range slices.Backward(r.entries) {
+		switch {
 		case e.id == id:
 			return r.read(e)
 		case !strings.HasPrefix(e.id, id):
