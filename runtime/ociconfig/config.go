@@ -76,8 +76,12 @@ func Build(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
 		Mounts: mounts(spec.WritableRootfs),
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.UserNamespace}, {Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
-				{Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
+				{Type: specs.UserNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.NetworkNamespace},
+				{Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace},
 				{Type: specs.CgroupNamespace},
 			},
 			// Any user may listen on port 80: the ports are the container's own.
@@ -143,7 +147,7 @@ func hostname(spec workload.Spec) string {
 // A user other than root can hold them over an exec only as ambient ones, which
 // the kernel wants inheritable too; root's sets need neither (CVE-2022-24769).
 func capabilities(add []string, uid uint32) (*specs.LinuxCapabilities, error) {
-	keep := []string{} // an empty list, not an absent one: what is absent a runtime may fill in
+	var keep []string
 	for _, name := range add {
 		full := strings.ToUpper(name)
 		if !strings.HasPrefix(full, "CAP_") {
@@ -157,7 +161,7 @@ func capabilities(add []string, uid uint32) (*specs.LinuxCapabilities, error) {
 	}
 	slices.Sort(keep)
 	keep = slices.Compact(keep)
-	caps := &specs.LinuxCapabilities{Bounding: keep, Effective: keep, Permitted: keep, Inheritable: []string{}, Ambient: []string{}}
+	caps := &specs.LinuxCapabilities{Bounding: keep, Effective: keep, Permitted: keep}
 	if uid != 0 {
 		caps.Inheritable, caps.Ambient = keep, keep
 	}
