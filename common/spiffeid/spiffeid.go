@@ -4,6 +4,7 @@ package spiffeid
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
@@ -25,6 +26,20 @@ func (t TrustDomain) String() string { return t.td.Name() }
 
 // Workload gives the ID of the workload with that name.
 func (t TrustDomain) Workload(name string) (string, error) { return t.id("workload", name) }
+
+// WorkloadName is the inverse of Workload: it gives the name in a workload's ID
+// of this trust domain, and an error for every other ID.
+func (t TrustDomain) WorkloadName(id string) (string, error) {
+	parsed, err := spiffeid.FromString(id)
+	if err != nil {
+		return "", fmt.Errorf("SPIFFE ID %q: %w", id, err)
+	}
+	name, ok := strings.CutPrefix(parsed.Path(), "/workload/")
+	if !ok || strings.Contains(name, "/") || !parsed.MemberOf(t.td) {
+		return "", fmt.Errorf("SPIFFE ID %q is not that of a workload of the trust domain %q", id, t)
+	}
+	return name, nil
+}
 
 // Node gives the ID of the node with that name.
 func (t TrustDomain) Node(name string) (string, error) { return t.id("node", name) }

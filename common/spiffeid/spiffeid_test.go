@@ -27,3 +27,21 @@ func TestIDs(t *testing.T) {
 		t.Error("a bad trust domain was accepted")
 	}
 }
+
+func TestWorkloadNameIsTheInverseOfWorkload(t *testing.T) {
+	td, err := spiffeid.ParseTrustDomain("node1.tero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name, err := td.WorkloadName("spiffe://node1.tero/workload/web"); err != nil || name != "web" {
+		t.Errorf("got %q, %v", name, err)
+	}
+	for _, bad := range []string{
+		"", "web", "spiffe://node2.tero/workload/web", "spiffe://node1.tero/node/web", "spiffe://node1.tero/workload",
+		"spiffe://node1.tero/workload/web/x", "spiffe://node1.tero/workload/", "https://node1.tero/workload/web",
+	} {
+		if name, err := td.WorkloadName(bad); err == nil {
+			t.Errorf("%q gave the name %q", bad, name)
+		}
+	}
+}
