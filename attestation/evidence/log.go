@@ -278,23 +278,17 @@ func (l *Log) TakeWitnessKey(ctx context.Context) ([]byte, error) {
 	return key, err
 }
 
-// Size gives how many records there are.
-func (l *Log) Size() uint64 {
+// State gives how many records there are, and why nothing is recorded any
+// more; that is empty when all is well.
+func (l *Log) State() (size uint64, diverged string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return uint64(len(l.view.ends))
-}
-
-// Diverged says why nothing is recorded any more; it is empty when all is well.
-func (l *Log) Diverged() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.view.diverged
+	return uint64(len(l.view.ends)), l.view.diverged
 }
 
 // Records gives up to limit records from number from on.
 func (l *Log) Records(_ context.Context, from uint64, limit int) ([]record.Entry, error) {
-	size := l.Size()
+	size, _ := l.State()
 	if from >= size || limit <= 0 {
 		return nil, nil
 	}
