@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
+	"tero.internal/common/rpc"
 	"tero.internal/common/workload"
 	"tero.internal/network-manager/cni/frame"
 	"tero.internal/network-manager/network"
@@ -48,6 +49,15 @@ type Server struct {
 
 // patience bounds one verb.
 const patience = 30 * time.Second
+
+// Open listens on a unix socket and answers until Close.
+func Open(ctx context.Context, socket string, n Network, log *slog.Logger) (*Server, error) {
+	l, err := rpc.ListenUnix(ctx, socket, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return Serve(ctx, l, n, log), nil
+}
 
 // Serve answers on l, a unix socket, until Close. Only root may call: the
 // socket's mode says so, and each caller's credentials are looked at.

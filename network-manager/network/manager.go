@@ -267,6 +267,9 @@ func (m *Manager) publish(kind string, e *Endpoint, message string, attributes m
 	m.config.Bus.Publish(ev)
 }
 
+// CNISocket is where the CNI socket of this manager belongs.
+func (m *Manager) CNISocket() string { return filepath.Join(m.config.RunDir, "cni.sock") }
+
 var errClosed = fault.New(fault.Unavailable, "the network manager is shutting down")
 
 // Endpoints lists the endpoints of a network, of all when it is empty, sorted
