@@ -4,9 +4,11 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"tero.internal/cmd/tero/internal/render"
 	"tero.internal/cmd/tero/internal/session"
+	"tero.internal/common/fault"
 )
 
 // setting is one setting of the CLI and where it came from.
@@ -18,11 +20,11 @@ type setting struct {
 }
 
 func configCommand(s *session.Session) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "config",
 		Short: "Tell which settings the CLI uses, and where each came from",
 		Long: `Tell which settings the CLI uses, and where each came from: a flag, the
-environment, or the default. The node's own settings are told by "terod --help".`,
+environment, or the default. The node has settings of its own: "tero config node".`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := render.View{Columns: []string{"FLAG", "VARIABLE", "VALUE", "FROM"}}
@@ -51,4 +53,18 @@ environment, or the default. The node's own settings are told by "terod --help".
 			return s.Show(v)
 		},
 	}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "node",
+		Short: "Print every setting of the node, documented, as a configuration file",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			bin, err := findTerod()
+			if err != nil {
+				return err
+			}
+			err = unix.Exec(bin, []string{"terod", "--describe-config"}, nodeEnvironment())
+			return fault.New(fault.Internal, "cannot execute %s: %w", bin, err)
+		},
+	})
+	return cmd
 }

@@ -88,6 +88,9 @@ func parseUp(args []string, getenv func(string) string, socket string) (up, erro
 	explicit := getenv("TERO_SOCKET") != ""
 	for i := 0; i < len(args); i++ {
 		name, value, joined := strings.Cut(args[i], "=")
+		if len(name) > 2 && name[0] == '-' && name[1] != '-' {
+			name = "-" + name // terod takes -run-dir for --run-dir
+		}
 		takes := name == "--log" || name == "--socket" || name == "--run-dir"
 		from := i
 		if takes && !joined {
