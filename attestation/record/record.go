@@ -102,6 +102,20 @@ type Digest256 [sha256.Size]byte
 // String gives 64 hexadecimal digits.
 func (d Digest256) String() string { return hex.EncodeToString(d[:]) }
 
+// MarshalText writes what String gives.
+func (d Digest256) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (d *Digest256) UnmarshalText(b []byte) error {
+	if len(b) != 2*len(d) {
+		return fmt.Errorf("%q is not a SHA-256 in hexadecimal", b)
+	}
+	if _, err := hex.Decode(d[:], b); err != nil {
+		return fmt.Errorf("%q is not a SHA-256 in hexadecimal: %w", b, err)
+	}
+	return nil
+}
+
 // Digest gives the form "sha256:...".
 func (d Digest256) Digest() digest.Digest { return digest.NewDigestFromBytes(digest.SHA256, d[:]) }
 
