@@ -21,7 +21,7 @@ const (
 	maxFile      = 16 << 20
 	maxPolicy    = 64 << 10
 	maxNesting   = 100
-	maxOperators = 2000
+	maxOperators = 5000
 	maxPolicies  = 100_000
 )
 

@@ -92,7 +92,7 @@ func BenchmarkAuthorize(b *testing.B) {
 	e := large(b, 10_000)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := e.Authorize(b.Context(), root, "list", "node", ""); err != nil {
+		if err := e.Authorize(b.Context(), root, "list", "Node", ""); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -20,28 +20,20 @@ import (
 // policySetName is the one policy set of a node.
 const policySetName = "policy"
 
-// Actions gives the actions that Authorize knows, with the kinds of resource
-// each can be about, so that a table of API methods can be checked by a test.
+// Actions gives the actions that Authorize knows, each with the kinds of
+// resource that it can be about, so that a table of API methods can be checked
+// by a test.
 func (e *Engine) Actions() map[string][]string {
 	out := map[string][]string{}
-	for action, kinds := range e.actions {
+	for action, types := range e.actions {
 		if action == "launch" {
 			continue
 		}
-		for _, k := range kinds {
-			out[action] = append(out[action], kindName(k))
+		for _, t := range types {
+			out[action] = append(out[action], strings.TrimPrefix(t, bundle.Namespace+"::"))
 		}
 	}
 	return out
-}
-
-// kindName turns "Tero::PolicySet" into "policy", "Tero::Image" into "image".
-func kindName(entityType string) string {
-	k := strings.ToLower(strings.TrimPrefix(entityType, bundle.Namespace+"::"))
-	if k == "policyset" {
-		return "policy"
-	}
-	return k
 }
 
 // AdmitLaunch permits one launch or gives a fault of kind Denied. The decision
@@ -106,18 +98,22 @@ func (e *Engine) TestLaunch(_ context.Context, admission workload.Admission, fil
 
 // Authorize permits one call of the API, or gives a fault of kind Denied (or
 // Unauthenticated, for a caller that cannot be named). action is one of
-// Actions; resourceKind is "container", "image", "network", "plugin", "policy"
-// or "node", and "node" when empty. Permitted reading is not recorded.
+// Actions; resourceKind is an entity type of the schema ("Container", "Image",
+// "Network", "Plugin", "PolicySet", "Node"), Node when empty. resourceName
+// should be the name that policies are written for, not an ID that a caller may
+// give instead. Permitted reading is not recorded.
 func (e *Engine) Authorize(ctx context.Context, caller workload.Principal, action, resourceKind, resourceName string) error {
-	kind, err := e.kind(action, resourceKind)
-	if err != nil {
+	if resourceKind == "" {
+		resourceKind = "Node"
+	}
+	if err := e.checkKind(action, resourceKind); err != nil {
 		return err
 	}
-	if kind == "PolicySet" {
+	if resourceKind == "PolicySet" {
 		resourceName = policySetName
 	}
 	a := e.now.Load()
-	r, err := callRequest(caller, action, kind, resourceName, a.set.Entities())
+	r, err := callRequest(caller, action, resourceKind, resourceName, a.set.Entities())
 	if err != nil {
 		return err
 	}
@@ -141,23 +137,17 @@ func (e *Engine) Authorize(ctx context.Context, caller workload.Principal, actio
 	return nil
 }
 
-// kind gives the entity type for a kind of resource. An action that is not in
-// the schema is a mistake in TERO, and refused.
-func (e *Engine) kind(action, resourceKind string) (string, error) {
-	kinds, known := e.actions[action]
+// checkKind refuses what is not in the schema: a mistake in TERO.
+func (e *Engine) checkKind(action, kind string) error {
+	types, known := e.actions[action]
 	if !known || action == "launch" {
-		return "", fault.New(fault.Internal, "policy knows no action %q on an API call; it knows %s", action,
+		return fault.New(fault.Internal, "policy knows no action %q on an API call; it knows %s", action,
 			strings.Join(slices.Sorted(maps.Keys(e.Actions())), ", "))
 	}
-	if resourceKind == "" {
-		resourceKind = "node"
+	if !slices.Contains(types, string(entityType(kind))) {
+		return fault.New(fault.Internal, "policy: the action %q is not about the kind %q", action, kind)
 	}
-	for _, k := range kinds {
-		if kindName(k) == resourceKind {
-			return strings.TrimPrefix(k, bundle.Namespace+"::"), nil
-		}
-	}
-	return "", fault.New(fault.Internal, "policy: action %q is not about a %s", action, resourceKind)
+	return nil
 }
 
 func denied(d *Decision) error {

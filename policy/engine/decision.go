@@ -65,16 +65,17 @@ type NearMiss struct {
 	Policy string `json:"policy"`
 	File   string `json:"file"`
 	Line   int    `json:"line"`
-	// Failed are the conditions that did not hold, as Cedar text.
+	// Failed are the conditions that did not hold, as Cedar text: the first ten.
 	Failed []string `json:"failed"`
-	// Conditions is how many there are in all.
+	// Missing is how many did not hold, Conditions how many there are in all.
+	Missing    int    `json:"missing"`
 	Conditions int    `json:"conditions"`
 	Reason     string `json:"reason,omitempty"`
 }
 
 // String gives "allow-signed: 1 of 3 conditions failed: context.signed".
 func (m NearMiss) String() string {
-	return fmt.Sprintf("%s: %d of %d conditions failed: %s", m.Policy, len(m.Failed), m.Conditions, strings.Join(m.Failed, "; "))
+	return fmt.Sprintf("%s: %d of %d conditions failed: %s", m.Policy, m.Missing, m.Conditions, strings.Join(m.Failed, "; "))
 }
 
 // EvaluationError is a policy that could not be evaluated.
@@ -83,8 +84,14 @@ type EvaluationError struct {
 	Message string `json:"message"`
 }
 
-// nearMisses is how many are told.
-const nearMisses = 3
+// nearMisses is how many are told, with up to nearFailures conditions each.
+const (
+	nearMisses   = 3
+	nearFailures = 10
+)
+
+// maxRecord is how long a record may be before it is shortened, in bytes.
+const maxRecord = 64 << 10
 
 // active is a set with its indexes; it does not change.
 type active struct {
@@ -166,7 +173,23 @@ func (a *active) record(r *request, v verdict) (*Decision, error) {
 		Labels    map[string]string `json:"labels"`
 		Context   json.RawMessage   `json:"context"`
 	}{d.Principal, d.Action, d.Resource, d.Parents, d.Labels, d.Context})
+	d.Principal, d.Resource = clip(d.Principal), clip(d.Resource)
 	return d, err
+}
+
+// encode gives the record as JSON. A request so large that it would push many
+// others out of the ring is kept by its digest only.
+func (d *Decision) encode() ([]byte, error) {
+	b, err := json.Marshal(d)
+	if err == nil && len(b) > maxRecord {
+		short := *d
+		short.Context, short.Labels, short.Parents = json.RawMessage(`{}`), nil, nil
+		b, err = json.Marshal(short)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decision as JSON: %w", err)
+	}
+	return b, nil
 }
 
 func (a *active) matched(r *request, id cedar.PolicyID) Matched {
@@ -178,10 +201,14 @@ func (a *active) misses(r *request, d *Decision) {
 	all := a.enforce.Misses(overlay{a.set.Entities(), r}, r.cedar)
 	for _, m := range all[:min(len(all), nearMisses)] {
 		p, _ := a.set.Policy(string(m.ID))
-		n := NearMiss{Policy: p.ID, File: p.File, Line: p.Line, Conditions: m.Conditions}
+		n := NearMiss{Policy: p.ID, File: p.File, Line: p.Line, Missing: len(m.Failed), Conditions: m.Conditions}
 		var reasons []string
-		for _, f := range m.Failed {
-			text := f.Text
+		for i, f := range m.Failed {
+			if i == nearFailures {
+				n.Failed = append(n.Failed, fmt.Sprintf("and %d more", len(m.Failed)-i))
+				break
+			}
+			text := clip(f.Text)
 			if f.Error != nil {
 				text += " (cannot be evaluated: " + f.Error.Error() + ")"
 			}

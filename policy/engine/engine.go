@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -103,7 +102,7 @@ func (e *Engine) read() (*active, error) {
 	a, err := compile(files)
 	if invalid, ok := errors.AsType[*InvalidError](err); ok {
 		return nil, fault.New(fault.Invalid, "policy folder %s: %w", e.dir, invalid).
-			WithHint("correct the policies; tero policy check FOLDER tells what is wrong without a node's help")
+			WithHint("correct the files, or move them out of the folder (an empty one means the built-in policies), and try again")
 	}
 	return a, err
 }
@@ -187,7 +186,7 @@ func (e *Engine) Check(files []bundle.File) (*bundle.Set, []bundle.Problem, erro
 		return nil, nil, err
 	}
 	if locksOut(a) {
-		return nil, []bundle.Problem{{Message: `no policy lets root on the local socket do policyWrite, so that nobody could repair the set through the API: ` +
+		return nil, []bundle.Problem{{File: "policy set", Message: `no policy lets root on the local socket do policyWrite, so that nobody could repair the set through the API: ` +
 			`keep the policy root-api of the built-in set, or put the files into the policy folder by hand`}}, nil
 	}
 	return a.set, nil, nil
@@ -232,9 +231,9 @@ func newID() string {
 
 // keep writes a decision to a ring.
 func keep(r *ring.Ring, d *Decision) error {
-	b, err := json.Marshal(d)
+	b, err := d.encode()
 	if err != nil {
-		return fmt.Errorf("decision as JSON: %w", err)
+		return err
 	}
 	return r.Append(d.ID, mark(d.Allowed), b)
 }

@@ -249,12 +249,23 @@ func valueText(v types.Value) string {
 	return fmt.Sprint(v)
 }
 
-// printable keeps control characters of a request out of a terminal.
+// longest is how much of a request's text goes into a message or record.
+const longest = 300
+
+// printable keeps control characters of a request out of a terminal, and
+// text without end out of records.
 func printable(s string) string {
-	return strings.Map(func(r rune) rune {
+	return clip(strings.Map(func(r rune) rune {
 		if !strconv.IsPrint(r) {
 			return '\uFFFD'
 		}
 		return r
-	}, s)
+	}, s))
+}
+
+func clip(s string) string {
+	if len(s) <= longest {
+		return s
+	}
+	return strings.ToValidUTF8(s[:longest], "") + "..."
 }

@@ -168,7 +168,7 @@ func decision(d *engine.Decision) *policyv1.Decision {
 	}
 	for _, m := range d.NearMisses {
 		out.NearMisses = append(out.NearMisses, &policyv1.NearMiss{
-			Policy: m.Policy, File: m.File, Line: int32(m.Line), Failed: m.Failed, Conditions: int32(m.Conditions), Reason: m.Reason, //nolint:gosec // small
+			Policy: m.Policy, File: m.File, Line: int32(m.Line), Failed: m.Failed, Conditions: int32(m.Conditions), Missing: int32(m.Missing), Reason: m.Reason, //nolint:gosec // small
 		})
 	}
 	for _, e := range d.Errors {

@@ -71,7 +71,7 @@ func TestExplain(t *testing.T) {
 	s, e := newServer(t)
 	ctx := t.Context()
 	set, _ := e.Current()
-	err := e.Authorize(ctx, workloadUser(1000), "stop", "container", "web")
+	err := e.Authorize(ctx, workloadUser(1000), "stop", "Container", "web")
 	if fault.KindOf(err) != fault.Denied {
 		t.Fatal(err)
 	}

@@ -998,7 +998,9 @@ type NearMiss struct {
 	// conditions is how many there are in all, the scope counted.
 	Conditions int32 `protobuf:"varint,5,opt,name=conditions,proto3" json:"conditions,omitempty"`
 	// reason is the policy's @reason, filled in.
-	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// missing is how many conditions did not hold; failed lists the first ten.
+	Missing       int32 `protobuf:"varint,7,opt,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1073,6 +1075,13 @@ func (x *NearMiss) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *NearMiss) GetMissing() int32 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
 }
 
 // Matched is a policy that matched a request.
@@ -1668,7 +1677,7 @@ const file_policy_v1_policy_proto_rawDesc = "" +
 	"\x06launch\x18\x01 \x01(\v2\".tero.policy.v1.HypotheticalLaunchR\x06launch\x12*\n" +
 	"\x05files\x18\x02 \x03(\v2\x14.tero.policy.v1.FileR\x05files\"J\n" +
 	"\x12TestPolicyResponse\x124\n" +
-	"\bdecision\x18\x01 \x01(\v2\x18.tero.policy.v1.DecisionR\bdecision\"\x9a\x01\n" +
+	"\bdecision\x18\x01 \x01(\v2\x18.tero.policy.v1.DecisionR\bdecision\"\xb4\x01\n" +
 	"\bNearMiss\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x12\n" +
@@ -1677,7 +1686,8 @@ const file_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
 	"conditions\x18\x05 \x01(\x05R\n" +
 	"conditions\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\"y\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n" +
+	"\amissing\x18\a \x01(\x05R\amissing\"y\n" +
 	"\aMatched\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x16\n" +
 	"\x06effect\x18\x02 \x01(\tR\x06effect\x12\x12\n" +
