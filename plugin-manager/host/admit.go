@@ -48,6 +48,7 @@ func (h *Host) Admit(ctx context.Context, spec workload.Spec, image workload.Ima
 			return spec, nil, err
 		}
 		if n := len(answer.GetMutations()); n > 0 {
+			e.plugin.CountFailure()
 			return spec, nil, a.failed(ctx, e, spec, &plugin.Failure{
 				Code: plugin.CodeMutation, Reason: fmt.Sprintf("it wants to change %s, at a time when nothing may be changed any more", answer.GetMutations()[0].GetPath()),
 			})
