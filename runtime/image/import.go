@@ -202,8 +202,12 @@ func (s *Store) addLayer(ctx context.Context, a *archive, l Layer, lower []strin
 	return nil
 }
 
-// corruptLayer is the fault for a layer that is not what its digests say.
+// corruptLayer is the fault for a layer that is not what its digests say; a
+// fault, such as a limit's, stays as it is.
 func corruptLayer(l Layer, err error) error {
+	if fault.KindOf(err) != fault.Internal {
+		return err
+	}
 	return fault.New(fault.Corrupt, "layer %s is damaged: %w", l.Digest, err).
 		WithHint("make or fetch the archive again; nothing of it was stored")
 }

@@ -303,6 +303,10 @@ func (u *unpacker) makeDir(parent int, base, name string) (fd int, made bool, er
 	}
 	fd, err = unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		var st unix.Stat_t
+		if unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			return -1, false, u.refuse(name, "the name leads through %q, a symbolic link", base)
+		}
 		return -1, false, u.refuse(name, "%q is a folder here and something else before", base)
 	}
 	if err != nil {

@@ -47,7 +47,7 @@ func (u *unpacker) enter(dir, entry string) (int, error) {
 	fd, err := u.openBeneath(dir)
 	switch {
 	case errors.Is(err, unix.ELOOP):
-		return -1, u.refuse(entry, "the name leads through a symbolic link")
+		return -1, u.refuse(entry, "the name leads through a symbolic link on the way to %q", dir)
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		if fd, err = u.makeDirs(dir, entry); err != nil {
 			return -1, err

@@ -1,0 +1,730 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/fault"
+	"tero.internal/common/ocilayout"
+	"tero.internal/common/workload"
+)
+
+func TestImportAndResolve(t *testing.T) {
+	one := layerTar(t, e("app", tar.TypeReg, "one"))
+	for name, l := range map[string]testLayer{
+		"plain":  plainLayer(one),
+		"gzip":   {v1.MediaTypeImageLayerGzip, gzipped(t, one), one},
+		"zstd":   {v1.MediaTypeImageLayerZstd, zstded(t, one), one},
+		"docker": {dockerLayer + ".gzip", gzipped(t, one), one},
+	} {
+		for _, packed := range []func(testing.TB, []byte) []byte{func(_ testing.TB, b []byte) []byte { return b }, gzipped, zstded} {
+			t.Run(name, func(t *testing.T) {
+				s := newStore(t)
+				lay := newLayout(t)
+				d := lay.image(func(img *v1.Image, _ *v1.Manifest) {
+					img.Config.ExposedPorts = map[string]struct{}{"9/udp": {}, "80/tcp": {}}
+					img.Config.Labels = map[string]string{"a": "b"}
+				}, l)
+				info := s.mustImport(t, packed(t, lay.name(d, "web:v1").pack()))
+				img, err := s.Resolve(t.Context(), "web:v1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := workload.Image{
+					Reference: "localhost/web:v1", Digest: d.Digest,
+					Config: workload.ImageConfig{Entrypoint: []string{"/app"}, Labels: map[string]string{"a": "b"}, ExposedPorts: []string{"80/tcp", "9/udp"}},
+				}
+				if diff := cmp.Diff(want, img, cmpopts.IgnoreFields(workload.Image{}, "Layers")); diff != "" {
+					t.Errorf("image (-want +got):\n%s", diff)
+				}
+				b, err := os.ReadFile(filepath.Join(img.Layers[0], "app"))
+				if err != nil || string(b) != "one" {
+					t.Errorf("app holds %q, %v", b, err)
+				}
+				if info.Digest != d.Digest || info.Reference != "localhost/web:v1" || info.Platform != "linux/"+runtime.GOARCH {
+					t.Errorf("info %+v", info)
+				}
+				again, err := s.Resolve(t.Context(), "web@"+string(d.Digest))
+				if err != nil || again.Digest != d.Digest {
+					t.Errorf("by digest: %v, %v", again, err)
+				}
+				if _, err := s.Resolve(t.Context(), "webb@"+string(d.Digest)); fault.KindOf(err) != fault.NotFound {
+					t.Errorf("digest of another repository: %v", err)
+				}
+			})
+		}
+	}
+}
+
+func TestResolveErrors(t *testing.T) {
+	s := newStore(t)
+	for in, kind := range map[string]fault.Kind{
+		"":           fault.Invalid,
+		"Web":        fault.Invalid,
+		"web:v1:v2":  fault.Invalid,
+		"nothing":    fault.NotFound,
+		"nothing:v1": fault.NotFound,
+		"nothing@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef": fault.NotFound,
+	} {
+		_, err := s.Resolve(t.Context(), in)
+		if fault.KindOf(err) != kind || fault.HintOf(err) == "" {
+			t.Errorf("%q: %v (%s, hint %q), want kind %s and a hint", in, err, fault.KindOf(err), fault.HintOf(err), kind)
+		}
+	}
+}
+
+// TestDamagedArchives holds archives that are not what they say: each is
+// refused with its reason, and nothing of it stays.
+func TestDamagedArchives(t *testing.T) {
+	one := layerTar(t, e("app", tar.TypeReg, "one"))
+	good := func(t *testing.T) *layout {
+		l := newLayout(t)
+		return l.name(l.image(nil, plainLayer(one)), "web:v1")
+	}
+	layerName := "blobs/sha256/" + digest.FromBytes(one).Encoded()
+	with := func(t *testing.T, change func(*v1.Image, *v1.Manifest), layers ...testLayer) []byte {
+		l := newLayout(t)
+		return l.name(l.image(change, layers...), "web:v1").pack()
+	}
+	for name, c := range map[string]struct {
+		archive func(*testing.T) []byte
+		kind    fault.Kind
+		want    string
+	}{
+		"corrupt layer": {func(t *testing.T) []byte {
+			l := good(t)
+			b := bytes.Clone(one)
+			b[600] ^= 1
+			l.blobs[layerName] = b
+			return l.pack()
+		}, fault.Corrupt, string(digest.FromBytes(one))},
+		"missing layer": {func(t *testing.T) []byte { l := good(t); delete(l.blobs, layerName); return l.pack() }, fault.Corrupt, "lacks layer " + string(digest.FromBytes(one))},
+		"wrong diff id": {func(t *testing.T) []byte {
+			return with(t, nil, testLayer{v1.MediaTypeImageLayer, one, []byte("other")})
+		}, fault.Corrupt, string(digest.FromBytes(one))},
+		"wrong size": {func(t *testing.T) []byte {
+			return with(t, func(_ *v1.Image, m *v1.Manifest) { m.Layers[0].Size++ }, plainLayer(one))
+		}, fault.Corrupt, "its descriptor says"},
+		"broken gzip": {func(t *testing.T) []byte {
+			b := gzipped(t, one)
+			return with(t, nil, testLayer{v1.MediaTypeImageLayerGzip, b[:len(b)-6], one})
+		}, fault.Corrupt, "damaged"},
+		"layer is no tar":   {func(t *testing.T) []byte { return with(t, nil, plainLayer([]byte(strings.Repeat("no tar ", 200)))) }, fault.Corrupt, "damaged"},
+		"truncated archive": {func(t *testing.T) []byte { b := good(t).pack(); return b[:len(b)-2048] }, fault.Corrupt, ""},
+		"no archive":        {func(*testing.T) []byte { return []byte(strings.Repeat("hello ", 1000)) }, fault.Corrupt, "cannot be read"},
+		"empty":             {func(*testing.T) []byte { return nil }, fault.Invalid, "empty"},
+		"no index":          {func(t *testing.T) []byte { return layerTar(t, e("x", tar.TypeReg, "x")) }, fault.Invalid, "neither index.json nor manifest.json"},
+		"index no json":     {func(t *testing.T) []byte { return layerTar(t, e("index.json", tar.TypeReg, "{")) }, fault.Invalid, "index.json"},
+		"bad blob name": {func(t *testing.T) []byte {
+			return layerTar(t, e("blobs/sha256/../../x", tar.TypeReg, "x"), e("blobs/sha256/zz", tar.TypeReg, "x"))
+		}, fault.Invalid, "no SHA-256 digest"},
+		"entry outside": {func(t *testing.T) []byte { return layerTar(t, e("../x", tar.TypeReg, "x")) }, fault.Invalid, "outside of itself"},
+		"device":        {func(t *testing.T) []byte { return layerTar(t, e("x", tar.TypeChar, "")) }, fault.Invalid, "no file, folder or link"},
+		"two indexes": {func(t *testing.T) []byte {
+			return layerTar(t, e("index.json", tar.TypeReg, "{}"), e("./index.json", tar.TypeReg, "{}"))
+		}, fault.Invalid, "two files"},
+		"other platform": {func(t *testing.T) []byte {
+			return with(t, func(i *v1.Image, _ *v1.Manifest) { i.Architecture = "s390x" }, plainLayer(one))
+		}, fault.Unsupported, "linux/s390x"},
+		"more diff ids": {func(t *testing.T) []byte {
+			return with(t, func(i *v1.Image, _ *v1.Manifest) { i.RootFS.DiffIDs = append(i.RootFS.DiffIDs, i.RootFS.DiffIDs[0]) }, plainLayer(one))
+		}, fault.Invalid, "1 layers and 2 diff ids"},
+		"unknown layer type": {func(t *testing.T) []byte { return with(t, nil, testLayer{"application/x+encrypted", one, one}) }, fault.Unsupported, "cannot be unpacked"},
+		"no image": {func(t *testing.T) []byte {
+			return with(t, func(_ *v1.Image, m *v1.Manifest) { m.Config.MediaType = "application/vnd.cncf.helm.config.v1+json" }, plainLayer(one))
+		}, fault.Unsupported, "no container image"},
+		"index and manifest": {func(t *testing.T) []byte {
+			l := newLayout(t)
+			d := l.blob(v1.MediaTypeImageIndex, []byte(`{"schemaVersion":2,"manifests":[],"layers":[{"digest":"x"}]}`))
+			return l.name(d, "web:v1").pack()
+		}, fault.Invalid, "index and manifest at once"},
+		"endless index": {func(t *testing.T) []byte {
+			l := newLayout(t)
+			d := l.image(nil, plainLayer(one))
+			for range 6 {
+				d.Platform = nil
+				d = l.document(v1.MediaTypeImageIndex, v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{d}})
+			}
+			return l.name(d, "web:v1").pack()
+		}, fault.Invalid, "deep in one another"},
+		"bad digest": {func(t *testing.T) []byte {
+			l := newLayout(t)
+			l.index.Manifests = []v1.Descriptor{{Digest: "sha256:../../../etc/passwd"}}
+			return l.pack()
+		}, fault.Invalid, "is not a SHA-256 digest"},
+		"no name": {func(t *testing.T) []byte {
+			l := newLayout(t)
+			return l.name(l.image(nil, plainLayer(one)), "v1").pack()
+		}, fault.Invalid, "does not say what its image is called"},
+		"bad name": {func(t *testing.T) []byte {
+			l := newLayout(t)
+			return l.name(l.image(nil, plainLayer(one)), "Web:v1").pack()
+		}, fault.Invalid, "malformed"},
+		"NUL in the command": {func(t *testing.T) []byte {
+			return with(t, func(i *v1.Image, _ *v1.Manifest) { i.Config.Cmd = []string{"a\x00b"} }, plainLayer(one))
+		}, fault.Invalid, "NUL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			_, err := s.Import(t.Context(), bytes.NewReader(c.archive(t)), ImportOptions{})
+			if err == nil || fault.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v (%s), want %s: %q", err, fault.KindOf(err), c.kind, c.want)
+			}
+			s.isEmpty(t)
+		})
+	}
+}
+
+func TestNames(t *testing.T) {
+	one, two := layerTar(t, e("app", tar.TypeReg, "one")), layerTar(t, e("app", tar.TypeReg, "two"))
+	s := newStore(t)
+	l := newLayout(t)
+	a, b := l.image(nil, plainLayer(one)), l.image(nil, plainLayer(two))
+	archive := l.name(a, "web:v1").name(b, "web:v2").pack()
+	infos, err := s.Import(t.Context(), bytes.NewReader(archive), ImportOptions{})
+	if err != nil || len(infos) != 2 {
+		t.Fatalf("%v, %v", infos, err)
+	}
+	if _, err := s.Import(t.Context(), bytes.NewReader(archive), ImportOptions{Reference: "web:v3"}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a name that the archive does not have: %v", err)
+	}
+	if _, err := s.Import(t.Context(), strings.NewReader(""), ImportOptions{Reference: "web@" + string(a.Digest)}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a digest as name: %v", err)
+	}
+	// Picking one of several, and giving the only one another name.
+	if infos, err = s.Import(t.Context(), bytes.NewReader(archive), ImportOptions{Reference: "localhost/web:v2"}); err != nil || len(infos) != 1 || infos[0].Digest != b.Digest {
+		t.Errorf("picked %v, %v", infos, err)
+	}
+	if infos, err = s.Import(t.Context(), bytes.NewReader(simple(t, "x:y", one)), ImportOptions{Reference: "other"}); err != nil || infos[0].Reference != "localhost/other:latest" {
+		t.Errorf("renamed %v, %v", infos, err)
+	}
+	// A name that moves leaves nothing behind.
+	if _, err = s.Import(t.Context(), bytes.NewReader(simple(t, "x:y", two)), ImportOptions{Reference: "other"}); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, i := range list {
+		got = append(got, i.Reference)
+	}
+	if diff := cmp.Diff([]string{"localhost/other:latest", "localhost/web:v1", "localhost/web:v2"}, got); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}
+
+func TestMultiPlatform(t *testing.T) {
+	one := layerTar(t, e("app", tar.TypeReg, "one"))
+	l := newLayout(t)
+	here, there := l.image(nil, plainLayer(one)), l.image(func(i *v1.Image, _ *v1.Manifest) { i.Architecture = "s390x" }, plainLayer(one))
+	here.Platform = &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	there.Platform = &v1.Platform{OS: "linux", Architecture: "s390x"}
+	attestation := l.document(v1.MediaTypeImageManifest, map[string]string{"x": "attestation"})
+	attestation.Platform = &v1.Platform{OS: "unknown", Architecture: "unknown"}
+	idx := l.document(v1.MediaTypeImageIndex, v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{attestation, there, here}})
+	s := newStore(t)
+	info := s.mustImport(t, l.name(idx, "web:v1").pack())
+	if info.Digest != here.Digest || info.IndexDigest != idx.Digest {
+		t.Errorf("digest %s, index %s", info.Digest, info.IndexDigest)
+	}
+	if img, err := s.Resolve(t.Context(), "web@"+string(idx.Digest)); err != nil || img.Digest != here.Digest {
+		t.Errorf("by the index's digest: %v, %v", img.Digest, err)
+	}
+	// A signature over the index is one over what it names.
+	k := trustKey(t, s, "release")
+	sig, err := ocilayout.SignDigest(k, ocilayout.Reference{Registry: "localhost", Repository: "web"}, idx.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, signer, err := s.AttachSignature(t.Context(), "web:v1", sig); err != nil || signer == nil {
+		t.Fatalf("signer %v, %v", signer, err)
+	}
+	if img, err := s.Resolve(t.Context(), "web:v1"); err != nil || len(img.Signers) != 1 {
+		t.Errorf("signers %v, %v", img.Signers, err)
+	}
+
+	l = newLayout(t)
+	there = l.image(func(i *v1.Image, _ *v1.Manifest) { i.Architecture = "s390x" }, plainLayer(one))
+	there.Platform = &v1.Platform{OS: "linux", Architecture: "s390x"}
+	idx = l.document(v1.MediaTypeImageIndex, v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{there, there}})
+	_, err = s.Import(t.Context(), bytes.NewReader(l.name(idx, "web:v2").pack()), ImportOptions{})
+	if fault.KindOf(err) != fault.Unsupported || !strings.Contains(err.Error(), "linux/s390x") {
+		t.Errorf("only another platform: %v", err)
+	}
+}
+
+func TestRemove(t *testing.T) {
+	one, two := layerTar(t, e("app", tar.TypeReg, "one")), layerTar(t, e("more", tar.TypeReg, "two"))
+	var mu sync.Mutex
+	used := map[digest.Digest][]string{}
+	s := newStore(t, func(c *Config) {
+		c.InUse = func(d digest.Digest) []string { mu.Lock(); defer mu.Unlock(); return used[d] }
+	})
+	a := s.mustImport(t, simple(t, "a:v1", one))
+	b := s.mustImport(t, simple(t, "b:v1", one, two))
+	mu.Lock()
+	used[a.Digest] = []string{"web"}
+	mu.Unlock()
+	_, err := s.Remove(t.Context(), "a:v1")
+	if fault.KindOf(err) != fault.Conflict || !strings.Contains(err.Error(), "web") || !strings.Contains(fault.HintOf(err), "tero rm web") {
+		t.Errorf("remove of a used image: %v (hint %q)", err, fault.HintOf(err))
+	}
+	// A further name may go, and a name may move on while containers stay.
+	if _, err := s.Import(t.Context(), bytes.NewReader(simple(t, "x:y", one)), ImportOptions{Reference: "a:v2"}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Remove(t.Context(), "a:v2"); err != nil || r.Content {
+		t.Errorf("remove of a further name: %+v, %v", r, err)
+	}
+	img, err := s.Resolve(t.Context(), "a:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Import(t.Context(), bytes.NewReader(simple(t, "x:y", two)), ImportOptions{Reference: "a:v1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(img.Layers[0]); err != nil {
+		t.Errorf("a running container lost its layer: %v", err)
+	}
+	mu.Lock()
+	delete(used, a.Digest)
+	mu.Unlock()
+	for _, ref := range []string{"a:v1", "b@" + string(b.Digest)} {
+		r, err := s.Remove(t.Context(), ref)
+		if err != nil || !r.Content || r.Freed <= 0 {
+			t.Errorf("remove %s: %+v, %v", ref, r, err)
+		}
+	}
+	s.isEmpty(t)
+	if _, err := s.Remove(t.Context(), "a:v1"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("remove of nothing: %v", err)
+	}
+}
+
+func TestOpenCleansAfterACrash(t *testing.T) {
+	s := newStore(t)
+	one := layerTar(t, e("app", tar.TypeReg, "one"))
+	info := s.mustImport(t, simple(t, "web:v1", one))
+	// What a crash leaves: work in progress, and parts without an image.
+	for _, p := range []string{filepath.Join(s.ingest(), "import-1", "layer-x"), s.layerPath(digest.FromString("x"))} {
+		if err := os.MkdirAll(p, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(s.blobPath(digest.FromString("x")), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Root: s.root, TrustDir: s.trust.dir, Log: discard()}
+	if _, err := Open(t.Context(), c); fault.KindOf(err) != fault.Exists || fault.HintOf(err) == "" {
+		t.Errorf("second Open: %v, want a fault of kind exists with a hint", err)
+	}
+	if err := s.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.db = again.db // for the clean-up
+	if img, err := again.Resolve(t.Context(), "web:v1"); err != nil || img.Digest != info.Digest {
+		t.Errorf("after the crash: %v, %v", img, err)
+	}
+	if _, err := again.Remove(t.Context(), "web:v1"); err != nil {
+		t.Fatal(err)
+	}
+	again.isEmpty(t)
+}
+
+func TestSignatures(t *testing.T) {
+	s := newStore(t)
+	info := s.mustImport(t, simple(t, "web:v1", layerTar(t, e("app", tar.TypeReg, "one"))))
+	signers := func() (out []string) {
+		t.Helper()
+		img, err := s.Resolve(t.Context(), "web:v1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range img.Signers {
+			out = append(out, s.Name)
+		}
+		return out
+	}
+	ref := ocilayout.Reference{Registry: "localhost", Repository: "web"}
+	sign := func(k *ocilayout.PrivateKey, d digest.Digest) ocilayout.Signature {
+		t.Helper()
+		sig, err := ocilayout.SignDigest(k, ref, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sig
+	}
+	stranger, err := ocilayout.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := trustKey(t, s, "release")
+	if i, signer, err := s.AttachSignature(t.Context(), "web:v1", sign(stranger, info.Digest)); err != nil || signer != nil || i.Signatures != 1 {
+		t.Errorf("a stranger's signature: %v, %v, %d stored", signer, err, i.Signatures)
+	}
+	if got := signers(); got != nil {
+		t.Errorf("a stranger counts: %v", got)
+	}
+	if _, _, err := s.AttachSignature(t.Context(), "web:v1", sign(release, digest.FromString("other"))); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a signature over something else: %v", err)
+	}
+	sig := sign(release, info.Digest)
+	bent := sig
+	bent.Payload = append(bytes.Clone(sig.Payload), '\n')
+	if _, signer, err := s.AttachSignature(t.Context(), "web:v1", bent); err != nil || signer != nil {
+		t.Errorf("a bent payload: %v, %v", signer, err)
+	}
+	for range 2 { // twice is once
+		if i, signer, err := s.AttachSignature(t.Context(), "web:v1", sig); err != nil || signer == nil || signer.Name != "release" || i.Signatures != 3 {
+			t.Errorf("signer %v, %v, %d stored", signer, err, i.Signatures)
+		}
+	}
+	if diff := cmp.Diff([]string{"release"}, signers()); diff != "" {
+		t.Errorf("signers (-want +got):\n%s", diff)
+	}
+	// Trust is the folder's, at once: a key that goes, one that is replaced,
+	// one that comes, one that others may write.
+	path := filepath.Join(s.trust.dir, "release.pub")
+	key, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trustKey(t, s, "release")
+	if got := signers(); got != nil {
+		t.Errorf("after the key was replaced: %v", got)
+	}
+	if err := os.WriteFile(path, key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"release"}, signers()); diff != "" {
+		t.Errorf("after the key came back (-want +got):\n%s", diff)
+	}
+	if err := os.WriteFile(filepath.Join(s.trust.dir, "bad.pub"), []byte("no key"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"release"}, signers()); diff != "" {
+		t.Errorf("beside a bad key (-want +got):\n%s", diff)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if got := signers(); got != nil {
+		t.Errorf("a key that everybody may write: %v", got)
+	}
+	if err := os.RemoveAll(s.trust.dir); err != nil {
+		t.Fatal(err)
+	}
+	if got := signers(); got != nil {
+		t.Errorf("without a trust folder: %v", got)
+	}
+}
+
+func TestSignaturesGoWithTheirImage(t *testing.T) {
+	s := newStore(t)
+	archive := simple(t, "web:v1", layerTar(t, e("app", tar.TypeReg, "one")))
+	info := s.mustImport(t, archive)
+	sig, err := ocilayout.SignDigest(trustKey(t, s, "release"), ocilayout.Reference{Registry: "localhost", Repository: "web"}, info.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.AttachSignature(t.Context(), "web:v1", sig); err != nil {
+		t.Fatal(err)
+	}
+	if again := s.mustImport(t, archive); len(again.Signers) != 1 {
+		t.Errorf("signers %v after a second import, want them kept", again.Signers)
+	}
+	if _, err := s.Remove(t.Context(), "web:v1"); err != nil {
+		t.Fatal(err)
+	}
+	if again := s.mustImport(t, archive); again.Signatures != 0 {
+		t.Errorf("%d signatures outlived their image", again.Signatures)
+	}
+}
+
+// TestSignedLayout imports what the command line builds and signs.
+func TestSignedLayout(t *testing.T) {
+	s := newStore(t)
+	k := trustKey(t, s, "release")
+	source := t.TempDir()
+	if err := os.WriteFile(filepath.Join(source, "app"), []byte("x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "layout")
+	built, err := ocilayout.Build(t.Context(), ocilayout.BuildOptions{Source: source, Layout: dir, Reference: "web:v1", Entrypoint: []string{"/app"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ocilayout.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := l.Sign("", k); err != nil {
+		t.Fatal(err)
+	}
+	pr, pw := io.Pipe()
+	sent := make(chan error, 1)
+	go func() { err := l.WriteTar(t.Context(), pw); _ = pw.CloseWithError(err); sent <- err }()
+	infos, err := s.Import(t.Context(), pr, ImportOptions{})
+	_ = pr.Close()
+	if serr := <-sent; err != nil || serr != nil {
+		t.Fatal(err, serr)
+	}
+	if len(infos) != 1 || infos[0].Digest != built.Manifest.Digest || len(infos[0].Signers) != 1 || infos[0].Signers[0].Name != "release" {
+		t.Errorf("images %+v", infos)
+	}
+}
+
+func TestConcurrentImports(t *testing.T) {
+	s := newStore(t)
+	var entries []*tar.Header
+	for i := range 50 {
+		entries = append(entries, e("f"+string(rune('a'+i%26))+string(rune('a'+i/26)), tar.TypeReg, strings.Repeat("x", 10000)))
+	}
+	shared := layerTar(t, entries...)
+	var wg sync.WaitGroup
+	names := []string{"a:v1", "b:v1", "c:v1", "d:v1", "a:v1", "b:v1"}
+	for i, name := range names {
+		wg.Go(func() {
+			archive := simple(t, name, shared, layerTar(t, e("own", tar.TypeReg, name)))
+			if i == 3 { // one that fails must not take the others' parts along
+				archive = archive[:len(archive)-3000]
+			}
+			_, err := s.Import(t.Context(), bytes.NewReader(archive), ImportOptions{})
+			if (err != nil) != (i == 3) {
+				t.Errorf("import %d: %v", i, err)
+			}
+			if _, err := s.Remove(t.Context(), "d:v1"); fault.KindOf(err) != fault.NotFound {
+				t.Errorf("remove: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, name := range []string{"a:v1", "b:v1", "c:v1"} {
+		img, err := s.Resolve(t.Context(), name)
+		if err != nil || len(img.Layers) != 2 {
+			t.Errorf("%s: %v, %v", name, img.Layers, err)
+		}
+	}
+	if layers, _ := os.ReadDir(s.layers()); len(layers) != 4 {
+		t.Errorf("%d layers, want 4", len(layers))
+	}
+}
+
+func TestCancelledImport(t *testing.T) {
+	s := newStore(t)
+	archive := simple(t, "web:v1", layerTar(t, e("app", tar.TypeReg, strings.Repeat("x", 1<<20))))
+	ctx, cancel := context.WithCancel(t.Context())
+	r := io.MultiReader(bytes.NewReader(archive[:len(archive)/2]), readerFunc(func([]byte) (int, error) { cancel(); return 0, ctx.Err() }))
+	if _, err := s.Import(ctx, r, ImportOptions{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want context.Canceled", err)
+	}
+	s.isEmpty(t)
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func TestFullDisk(t *testing.T) {
+	disk := t.TempDir()
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=3m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s := newStore(t, func(c *Config) { c.Root = filepath.Join(disk, "images") })
+	before := s.mustImport(t, simple(t, "small:v1", layerTar(t, e("app", tar.TypeReg, "one"))))
+	for name, size := range map[string]int{"while staging": 4 << 20, "while unpacking": 1700 << 10} {
+		_, err := s.Import(t.Context(), bytes.NewReader(simple(t, "big:v1", layerTar(t, e("big", tar.TypeReg, strings.Repeat("x", size))))), ImportOptions{})
+		if fault.KindOf(err) != fault.Exhausted || fault.HintOf(err) == "" || !strings.Contains(err.Error(), "is full") {
+			t.Errorf("%s: %v (%s, hint %q)", name, err, fault.KindOf(err), fault.HintOf(err))
+		}
+		for dir, want := range map[string]int{s.ingest(): 0, s.layers(): 1, s.blobs(): 3} {
+			if entries, _ := os.ReadDir(dir); len(entries) != want {
+				t.Errorf("%s: %s has %d entries, want %d", name, dir, len(entries), want)
+			}
+		}
+	}
+	if img, err := s.Resolve(t.Context(), "small:v1"); err != nil || img.Digest != before.Digest {
+		t.Errorf("the earlier image: %v, %v", img, err)
+	}
+	s.mustImport(t, simple(t, "small:v2", layerTar(t, e("app", tar.TypeReg, "two"))))
+}
+
+func TestSkopeo(t *testing.T) {
+	skopeo, err := exec.LookPath("skopeo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, dir := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(source, "app"), []byte("hello"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	layout := filepath.Join(dir, "layout")
+	if _, err := ocilayout.Build(t.Context(), ocilayout.BuildOptions{Source: source, Layout: layout, Reference: "web:v1", Entrypoint: []string{"/app"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{"docker-archive:" + dir + "/a.tar:localhost/web:v2", "oci-archive:" + dir + "/b.tar:localhost/web:v3"} {
+		t.Run(to[:strings.IndexByte(to, ':')], func(t *testing.T) {
+			b, err := exec.CommandContext(t.Context(), skopeo, "--insecure-policy", "--tmpdir", t.TempDir(), "copy", "oci:"+layout+":localhost/web:v1", to).CombinedOutput()
+			if err != nil {
+				t.Fatalf("skopeo: %v\n%s", err, b)
+			}
+			f, err := os.Open(strings.Split(to, ":")[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			s := newStore(t)
+			infos, err := s.Import(t.Context(), f, ImportOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(infos[0].Reference, "localhost/web:v") {
+				t.Errorf("reference %s", infos[0].Reference)
+			}
+			img, err := s.Resolve(t.Context(), infos[0].Reference)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(filepath.Join(img.Layers[0], "app")); err != nil || string(got) != "hello" {
+				t.Errorf("app holds %q, %v", got, err)
+			}
+		})
+	}
+	// And back: skopeo reads a docker-archive into a layout that we then open.
+	b, err := exec.CommandContext(t.Context(), skopeo, "--insecure-policy", "copy", "docker-archive:"+dir+"/a.tar", "oci:"+dir+"/back:localhost/web:v4").CombinedOutput()
+	if err != nil {
+		t.Fatalf("skopeo: %v\n%s", err, b)
+	}
+	l, err := ocilayout.Open(dir + "/back")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := l.WriteTar(t.Context(), &archive); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t)
+	if info := s.mustImport(t, archive.Bytes()); info.Reference != "localhost/web:v4" {
+		t.Errorf("reference %s", info.Reference)
+	}
+}
+
+// TestResolveIsCheap holds the figure that a launch relies on, with slack for
+// a busy machine and the race detector.
+func TestResolveIsCheap(t *testing.T) {
+	s := newStore(t)
+	info := s.mustImport(t, simple(t, "web:v1", layerTar(t, e("app", tar.TypeReg, "one"))))
+	sig, err := ocilayout.SignDigest(trustKey(t, s, "release"), ocilayout.Reference{Registry: "localhost", Repository: "web"}, info.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.AttachSignature(t.Context(), "web:v1", sig); err != nil {
+		t.Fatal(err)
+	}
+	best := time.Hour
+	for range 50 {
+		began := time.Now()
+		if _, err := s.Resolve(t.Context(), "web:v1"); err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, time.Since(began))
+	}
+	if best > 2*time.Millisecond {
+		t.Errorf("best of 50 warm resolves took %s", best)
+	}
+}
+
+func BenchmarkResolve(b *testing.B) {
+	s := newStore(b)
+	info := s.mustImport(b, simple(b, "web:v1", layerTar(b, e("app", tar.TypeReg, "one"))))
+	sig, err := ocilayout.SignDigest(trustKey(b, s, "release"), ocilayout.Reference{Registry: "localhost", Repository: "web"}, info.Digest)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, _, err := s.AttachSignature(b.Context(), "web:v1", sig); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if img, err := s.Resolve(b.Context(), "web:v1"); err != nil || len(img.Signers) != 1 {
+			b.Fatal(img, err)
+		}
+	}
+}
+
+func BenchmarkImport(b *testing.B) {
+	archive := simple(b, "web:v1", layerTar(b, e("app", tar.TypeReg, strings.Repeat("x", 64<<20))))
+	b.SetBytes(64 << 20)
+	for b.Loop() {
+		s := newStore(b)
+		s.mustImport(b, archive)
+	}
+}
+
+func FuzzImport(f *testing.F) {
+	f.Add(simple(f, "web:v1", layerTar(f, e("app", tar.TypeReg, "one"))))
+	f.Add(layerTar(f, e("manifest.json", tar.TypeReg, `[{"Config":"c","RepoTags":["a:b"],"Layers":["l"]}]`), e("c", tar.TypeReg, "{}"), e("l", tar.TypeSymlink, "l")))
+	f.Add([]byte("x"))
+	s := newStore(f, func(c *Config) {
+		c.Limits = Limits{ArchiveBytes: 1 << 20, ArchiveEntries: 50, LayerBytes: 1 << 20, LayerEntries: 50}
+	})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		infos, err := s.Import(t.Context(), bytes.NewReader(b), ImportOptions{})
+		if err != nil && fault.KindOf(err) == fault.Internal {
+			t.Fatalf("%v has no kind", err)
+		}
+		for _, i := range infos {
+			_, _ = s.Remove(t.Context(), i.Reference)
+		}
+		s.isEmpty(t)
+	})
+}
+
+func FuzzManifest(f *testing.F) {
+	f.Add([]byte(`{"schemaVersion":2,"manifests":[{"digest":"sha256:x","size":-1}]}`), v1.MediaTypeImageIndex)
+	f.Add([]byte(`{"config":{},"layers":[null]}`), v1.MediaTypeImageManifest)
+	f.Add([]byte(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:"]}}`), "")
+	f.Fuzz(func(t *testing.T, b []byte, mediaType string) {
+		m, idx, err := parseManifest(b, v1.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b)})
+		if err != nil && fault.KindOf(err) == fault.Internal {
+			t.Fatalf("%v has no kind", err)
+		}
+		if err == nil && idx == nil {
+			for _, l := range append(m.Layers, m.Config) {
+				if l.Digest.Validate() != nil || l.Size < 0 {
+					t.Fatalf("%+v was let through", l)
+				}
+			}
+		}
+		if c, err := parseConfig(b, "x"); err == nil {
+			_ = launchConfig(c.Config)
+		}
+	})
+}
