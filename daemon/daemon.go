@@ -135,11 +135,10 @@ func (n *node) openTrust(ctx context.Context, open *undo.Stack) (err error) {
 	}
 	open.Push("launch log", func(context.Context) error { return n.evidence.Close() })
 	if n.issuer, err = issue.Open(ctx, issue.Config{
-		StateDir: filepath.Join(c.StateDir, "identity"), TrustDomain: n.trustDomain, NodeName: c.NodeName, Log: n.log,
+		StateDir: filepath.Join(c.StateDir, "identity"), TrustDomain: n.trustDomain, Log: n.log,
 	}); err != nil {
 		return err
 	}
-	open.Push("issuer", func(context.Context) error { return n.issuer.Close() })
 	return nil
 }
 
@@ -188,6 +187,8 @@ func (n *node) openRuntime(ctx context.Context, open *undo.Stack) (err error) {
 	return nil
 }
 
+func (n *node) cniSocket() string { return filepath.Join(n.config.RunDir, "cni.sock") }
+
 // register adds every service of the API to a server.
 func (n *node) register(s *grpc.Server) {
 	runtimev1.RegisterRuntimeServiceServer(s, runtimeserver.NewRuntime(n.supervisor, n.sandboxes))
@@ -195,18 +196,19 @@ func (n *node) register(s *grpc.Server) {
 	networkv1.RegisterNetworkServiceServer(s, networkserver.New(n.network))
 	pluginv1.RegisterPluginServiceServer(s, pluginserver.New(n.plugins))
 	policyv1.RegisterPolicyServiceServer(s, policyserver.New(n.policy))
-	attestationv1.RegisterAttestationServiceServer(s, attestationserver.New(n.evidence, n.issuer))
+	attestationv1.RegisterAttestationServiceServer(s, &attestationserver.Server{Log: n.evidence, Node: n.evidence, Issuer: n.issuer})
 	nodev1.RegisterNodeServiceServer(s, &runtimeserver.Node{Describe: n.describe, End: n.end, Bus: n.bus})
 }
 
 // describe tells what the node is.
 func (n *node) describe(context.Context) (*nodev1.StatusResponse, error) {
 	set, _ := n.policy.Current()
+	records, _ := n.evidence.State()
 	r := &nodev1.StatusResponse{
 		Name: n.config.NodeName, SpiffeId: n.spiffeID, TrustDomain: n.trustDomain.String(),
 		Level: n.evidence.Level().String(), LevelDescription: n.evidence.Level().Describe(), Version: buildinfo.Version(),
 		Socket: n.config.Socket, Address: n.config.Address, StateDir: n.config.StateDir, Started: timestamppb.New(n.started),
-		LaunchRecords: n.evidence.Size(), PolicyDigest: string(set.Digest), CniSocket: n.network.CNISocket(),
+		LaunchRecords: records, PolicyDigest: string(set.Digest), CniSocket: n.cniSocket(),
 	}
 	for _, c := range n.state.List() {
 		r.Containers++

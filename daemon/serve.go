@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
+	"os"
 	"time"
 
 	"google.golang.org/grpc"
@@ -12,6 +15,7 @@ import (
 	"tero.internal/common/fault"
 	"tero.internal/common/rpc"
 	"tero.internal/common/undo"
+	"tero.internal/network-manager/cni"
 )
 
 // lastWords is how long calls may still run when the node ends.
@@ -24,6 +28,12 @@ func (n *node) serve(ctx context.Context, open *undo.Stack) error {
 	if err != nil {
 		return err
 	}
+	plugin, err := cni.Open(ctx, n.cniSocket(), n.network, n.log)
+	if err != nil {
+		_ = local.Close()
+		return err
+	}
+	open.Push("CNI socket", func(context.Context) error { return plugin.Close() })
 	n.serveOn(local, grpcServer(rpc.NewServer(rpc.PeerCredentials(), n.mayEnter(), n.log), n), open)
 	if n.config.Address == "" {
 		return nil
@@ -34,9 +44,25 @@ func (n *node) serve(ctx context.Context, open *undo.Stack) error {
 		return fault.New(fault.Unavailable, "the API cannot listen on %s: %w", n.config.Address, err).
 			WithHint("choose another --address, or none: the unix socket is enough on this machine")
 	}
-	creds := rpc.ServerTLS(n.issuer.NodeCertificate, n.issuer.Roots())
+	host, _, _ := net.SplitHostPort(n.config.Address) // checked with the configuration
+	own, err := n.issuer.ServerTLS(n.config.NodeName, hosts(host))
+	if err != nil {
+		return err
+	}
+	creds := rpc.ServerTLS(func() (*tls.Certificate, error) { return own.GetCertificate(nil) }, own.ClientCAs)
 	n.serveOn(remote, grpcServer(rpc.NewServer(creds, n.mayEnter(), n.log), n), open)
 	return nil
+}
+
+// hosts are the names in the node's certificate beside localhost's.
+func hosts(listen string) []string {
+	if ip, err := netip.ParseAddr(listen); listen == "" || err == nil && ip.IsUnspecified() {
+		if name, err := os.Hostname(); err == nil {
+			return []string{name}
+		}
+		return nil
+	}
+	return []string{listen}
 }
 
 func grpcServer(s *grpc.Server, n *node) *grpc.Server {

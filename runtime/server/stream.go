@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -24,6 +25,8 @@ type Sandboxes interface {
 	PID(ctx context.Context, container workload.ID) (int, error)
 	// Input gives the write end of standard input, or the terminal.
 	Input(ctx context.Context, container workload.ID) (*os.File, error)
+	// CloseInput tells the container that its standard input has ended.
+	CloseInput(ctx context.Context, container workload.ID) error
 	Resize(ctx context.Context, container workload.ID, rows, columns uint16) error
 	LogPath(container workload.ID) string
 	Exec(ctx context.Context, container workload.ID, spec sandbox.ExecSpec) (*sandbox.Process, error)
@@ -187,7 +190,7 @@ func (r *Runtime) Exec(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, ru
 	pumps := e.pump(stream)
 	exit, err := e.process.Wait(ctx)
 	if err != nil { // the caller has gone: so must what it started
-		return errors.Join(err, e.process.Signal(context.WithoutCancel(ctx), sigKill))
+		return errors.Join(err, e.process.Signal(context.WithoutCancel(ctx), unix.SIGKILL))
 	}
 	e.drain()
 	if err := pumps(); err != nil {
