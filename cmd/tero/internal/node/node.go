@@ -20,7 +20,7 @@ import (
 func Commands(s *session.Session) []*cobra.Command {
 	return []*cobra.Command{
 		upCommand(s), downCommand(s), statusCommand(s), eventsCommand(s),
-		versionCommand(s), configCommand(s),
+		doctorCommand(s), versionCommand(s), configCommand(s),
 	}
 }
 

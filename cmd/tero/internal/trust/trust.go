@@ -23,7 +23,7 @@ import (
 
 // Commands gives the commands of this package.
 func Commands(s *session.Session) []*cobra.Command {
-	return []*cobra.Command{attestCommand(s), identityCommand(s)}
+	return []*cobra.Command{attestCommand(s), verifyCommand(s), identityCommand(s)}
 }
 
 func attestCommand(s *session.Session) *cobra.Command {
