@@ -176,6 +176,23 @@ func run(t *testing.T, bin, stdin string, env ...string) (out map[string]any, co
 	return out, cmd.ProcessState.ExitCode()
 }
 
+// TestExample adds by the configuration that people copy.
+func TestExample(t *testing.T) {
+	_, bin := start(t)
+	l, err := libcni.ConfListFromFile(filepath.Join("..", "..", "examples", "cni", "10-tero.conflist"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := libcni.NewCNIConfigWithCacheDir([]string{bin}, t.TempDir(), nil)
+	rt := &libcni.RuntimeConf{ContainerID: "Example_1", NetNS: nettest.New(t).Path(), IfName: "eth0"}
+	if _, err := c.AddNetworkList(t.Context(), l, rt); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.DelNetworkList(t.Context(), l, rt); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestErrorsHaveTheSpecsCodes(t *testing.T) {
 	m, bin := start(t)
 	good := `{"cniVersion":"1.1.0","name":"tero","type":"quantum-cni"}`

@@ -118,7 +118,7 @@ func (m *Manager) judge(f *flow.Flow, p nflog.Packet, src, dst *Endpoint) {
 		}
 	case nft.PrefixReply:
 		f.Rule = flow.RuleRevoked
-		f.Reason = m.explain(f, what, src, dst) + " any more; replies are refused, too"
+		f.Reason = "a reply in a flow that was allowed before: " + m.explain(f, what, src, dst)
 	default:
 		f.Rule, f.Reason = flow.RuleDefaultDeny, m.explain(f, what, src, dst)
 	}

@@ -11,7 +11,7 @@ import (
 func Explain(segments []Segment, from, to *Member, port Port) string {
 	refusal := fmt.Sprintf("no segment allows %s to reach %s on %s", from.Name, to.Name, port)
 	if from.Network != to.Network {
-		return fmt.Sprintf("%s: it is on network %s and %s on %s", refusal, from.Name, to.Name, to.Network)
+		return fmt.Sprintf("%s: it is on network %s and %s on %s", refusal, from.Network, to.Name, to.Network)
 	}
 	var best *Segment
 	bestScore := 0
