@@ -142,7 +142,7 @@ func TestSocketThatMayNotBeOpened(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // nothing to lose
+	defer c.Close()
 	_, err = c.Node.Status(t.Context(), &nodev1.StatusRequest{})
 	wantFault(t, err, fault.Denied, "you may not open the node's socket /run/x")
 }
@@ -170,7 +170,7 @@ func TestTLSOptions(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n, err := client.Dial(c.o)
 			if err == nil {
-				defer n.Close() //nolint:errcheck // nothing to lose
+				defer n.Close()
 				_, err = n.Node.Status(t.Context(), &nodev1.StatusRequest{})
 			}
 			if fault.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.want) {

@@ -32,7 +32,7 @@ const (
 // Main runs the command that args name and gives the exit code.
 func Main(ctx context.Context, s *session.Session, args []string) int {
 	defer s.Close()
-	root := Root(s)
+	root := Root(s) //nolint:contextcheck // cobra gives each command the context of ExecuteContext
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	s.ReportError(err)
@@ -127,8 +127,7 @@ func flagError(cmd *cobra.Command, err error) error {
 
 // usage gives a fault for what the user typed wrongly.
 func usage(cmd *cobra.Command, err error) error {
-	var f *fault.Error
-	if errors.As(err, &f) {
+	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return err
 	}
 	return fault.New(fault.Invalid, "%s: %s", cmd.CommandPath(), strings.TrimSuffix(fmt.Sprint(err), ".")).

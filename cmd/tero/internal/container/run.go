@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -34,9 +35,9 @@ In the foreground, the exit code is the workload's own.`,
 				return err
 			}
 			if detach {
-				return runDetached(cmd, s, spec)
+				return runDetached(cmd.Context(), s, spec)
 			}
-			return runAttached(cmd, s, spec)
+			return runAttached(cmd.Context(), s, spec)
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
@@ -45,12 +46,12 @@ In the foreground, the exit code is the workload's own.`,
 	return cmd
 }
 
-func runDetached(cmd *cobra.Command, s *session.Session, spec *runtimev1.ContainerSpec) error {
+func runDetached(ctx context.Context, s *session.Session, spec *runtimev1.ContainerSpec) error {
 	c, err := s.Node()
 	if err != nil {
 		return err
 	}
-	r, err := c.Runtime.Run(cmd.Context(), &runtimev1.RunRequest{Spec: spec})
+	r, err := c.Runtime.Run(ctx, &runtimev1.RunRequest{Spec: spec})
 	if err != nil {
 		return err
 	}
@@ -64,7 +65,7 @@ func runDetached(cmd *cobra.Command, s *session.Session, spec *runtimev1.Contain
 	return err
 }
 
-func runAttached(cmd *cobra.Command, s *session.Session, spec *runtimev1.ContainerSpec) error {
+func runAttached(ctx context.Context, s *session.Session, spec *runtimev1.ContainerSpec) error {
 	o := streams{stdin: spec.GetOpenStdin(), tty: spec.GetTerminal()}
 	if err := o.check(s); err != nil {
 		return err
@@ -76,11 +77,11 @@ func runAttached(cmd *cobra.Command, s *session.Session, spec *runtimev1.Contain
 	if err != nil {
 		return err
 	}
-	a, err := attach(cmd.Context(), c, &runtimev1.AttachRequest{Request: &runtimev1.AttachRequest_Run{Run: &runtimev1.RunRequest{Spec: spec}}})
+	a, err := attach(ctx, c, &runtimev1.AttachRequest{Request: &runtimev1.AttachRequest_Run{Run: &runtimev1.RunRequest{Spec: spec}}})
 	if err != nil {
 		return err
 	}
-	exit, err := converse(cmd.Context(), s, a, o)
+	exit, err := converse(ctx, s, a, o)
 	if err != nil {
 		return err
 	}

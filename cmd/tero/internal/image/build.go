@@ -80,7 +80,7 @@ func buildIntoNode(ctx context.Context, s *session.Session, o ocilayout.BuildOpt
 	if err != nil {
 		return fault.New(fault.Exhausted, "temporary folder: %w", err).WithHint("set TMPDIR to a folder with room")
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a left-over temporary folder harms nobody
+	defer os.RemoveAll(dir)
 	o.Layout = dir
 	if _, err := ocilayout.Build(ctx, o); err != nil {
 		return err

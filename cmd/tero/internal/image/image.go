@@ -109,7 +109,8 @@ func details(i *runtimev1.Image) string {
 	for _, g := range i.GetSigners() {
 		keys = append(keys, fmt.Sprintf("%s (%s)", g.GetName(), g.GetKeyId()))
 	}
-	text := render.Fields(
+	var text strings.Builder
+	text.WriteString(render.Fields(
 		[2]string{"Reference", i.GetReference()},
 		[2]string{"Digest", i.GetDigest()},
 		[2]string{"Index digest", i.GetIndexDigest()},
@@ -128,11 +129,11 @@ func details(i *runtimev1.Image) string {
 		[2]string{"Environment", strings.Join(c.GetEnv(), " ")},
 		[2]string{"Ports", render.List(c.GetExposedPorts())},
 		[2]string{"Labels", render.Pairs(c.GetLabels())},
-	)
+	))
 	for n, l := range i.GetLayers() {
-		text += fmt.Sprintf("Layer %d  %s  %s  %s\n", n, l.GetDigest(), render.Size(l.GetSizeBytes()), render.Clean(l.GetMediaType()))
+		fmt.Fprintf(&text, "Layer %d  %s  %s  %s\n", n, l.GetDigest(), render.Size(l.GetSizeBytes()), render.Clean(l.GetMediaType()))
 	}
-	return text
+	return text.String()
 }
 
 func rmCommand(s *session.Session) *cobra.Command {

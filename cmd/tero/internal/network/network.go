@@ -129,7 +129,8 @@ func inspectCommand(s *session.Session) *cobra.Command {
 
 func details(r *networkv1.InspectNetworkResponse) string {
 	n := r.GetNetwork()
-	text := render.Fields(
+	var text strings.Builder
+	text.WriteString(render.Fields(
 		[2]string{"Network", n.GetName()},
 		[2]string{"Driver", n.GetDriver()},
 		[2]string{"Isolation", n.GetIsolation()},
@@ -139,14 +140,14 @@ func details(r *networkv1.InspectNetworkResponse) string {
 		[2]string{"Leases", fmt.Sprint(n.GetLeases())},
 		[2]string{"Labels", render.Pairs(n.GetLabels())},
 		[2]string{"Created", render.Time(n.GetCreated())},
-	)
+	))
 	for _, e := range r.GetEndpoints() {
-		text += render.Clean(fmt.Sprintf("Endpoint %s  %s  %s on %s  %s", e.GetName(), e.GetAddress(), e.GetInterface(), e.GetHostInterface(), e.GetSpiffeId())) + "\n"
+		text.WriteString(render.Clean(fmt.Sprintf("Endpoint %s  %s  %s on %s  %s", e.GetName(), e.GetAddress(), e.GetInterface(), e.GetHostInterface(), e.GetSpiffeId())) + "\n")
 	}
 	for _, g := range r.GetSegments() {
-		text += render.Clean(fmt.Sprintf("Segment %s  %s -> %s  %s", g.GetName(), peers(g.GetFrom()), peer(g.GetTo()), ports(g.GetPorts()))) + "\n"
+		text.WriteString(render.Clean(fmt.Sprintf("Segment %s  %s -> %s  %s", g.GetName(), peers(g.GetFrom()), peer(g.GetTo()), ports(g.GetPorts()))) + "\n")
 	}
-	return text
+	return text.String()
 }
 
 // peer tells whom a segment means.

@@ -72,11 +72,11 @@ const maxFile = 1 << 20
 func read(s *session.Session, file string) ([]byte, error) {
 	in := s.Stdin
 	if file != "-" {
-		f, err := os.Open(file) //nolint:gosec // the user names it
+		f, err := os.Open(file)
 		if err != nil {
 			return nil, fault.New(fault.NotFound, "segment file: %w", err)
 		}
-		defer f.Close() //nolint:errcheck // only read
+		defer f.Close()
 		in = f
 	}
 	b, err := io.ReadAll(io.LimitReader(in, maxFile+1))

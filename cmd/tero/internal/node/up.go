@@ -170,8 +170,11 @@ func upDetached(ctx context.Context, s *session.Session, bin string, o up) error
 	if err := cmd.Start(); err != nil {
 		return fault.New(fault.Internal, "cannot start %s: %w", bin, err)
 	}
-	died := make(chan error, 1)
-	go func() { died <- cmd.Wait() }() // ends with the node, or with this program
+	died := make(chan struct{})
+	go func() { // ends with the node, or with this program
+		defer close(died)
+		_ = cmd.Wait() // what the node said is in its log
+	}()
 	status, err := firstAnswer(ctx, s, o.socket, died)
 	if errors.Is(err, errDied) {
 		return startFailure(o.log, begin)
@@ -193,7 +196,7 @@ func upDetached(ctx context.Context, s *session.Session, bin string, o up) error
 var errDied = errors.New("the node ended")
 
 // firstAnswer asks for the status until the node answers.
-func firstAnswer(ctx context.Context, s *session.Session, socket string, died <-chan error) (*nodev1.StatusResponse, error) {
+func firstAnswer(ctx context.Context, s *session.Session, socket string, died <-chan struct{}) (*nodev1.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, upTimeout)
 	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
@@ -222,7 +225,7 @@ func askStatus(ctx context.Context, s *session.Session, socket string) (*nodev1.
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close() //nolint:errcheck // nothing to lose
+	defer c.Close()
 	return c.Node.Status(ctx, &nodev1.StatusRequest{})
 }
 

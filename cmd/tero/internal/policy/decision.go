@@ -100,14 +100,17 @@ func whyCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			text := explain(r.GetDecision())
+			var text strings.Builder
+			text.WriteString(explain(r.GetDecision()))
 			if !r.GetCurrent() {
-				text += "The policies have changed since; this tells what held then.\n"
+				line(&text, "The policies have changed since; this tells what held then.")
 			}
 			for _, p := range r.GetPolicies() {
-				text += "\n" + p.GetFile() + fmt.Sprintf(":%d", p.GetLine()) + "\n" + indent(p.GetText())
+				line(&text, "")
+				line(&text, "%s", place(p.GetFile(), p.GetLine()))
+				text.WriteString(indent(p.GetText()))
 			}
-			return s.Show(render.View{Single: true, Items: []any{r}, Rows: []render.Row{{Name: r.GetDecision().GetId()}}, Text: text})
+			return s.Show(render.View{Single: true, Items: []any{r}, Rows: []render.Row{{Name: r.GetDecision().GetId()}}, Text: text.String()})
 		},
 	}
 }

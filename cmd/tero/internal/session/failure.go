@@ -18,8 +18,7 @@ func (e Exit) Error() string { return fmt.Sprintf("exit code %d", e.Code) }
 
 // Code gives the exit code that err stands for; see docs/cli.md.
 func Code(err error) int {
-	var e Exit
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[Exit](err); ok {
 		return e.Code
 	}
 	return fault.ExitCode(err)
@@ -27,8 +26,7 @@ func Code(err error) int {
 
 // ReportError prints err and its hint on standard error.
 func (s *Session) ReportError(err error) {
-	var e Exit
-	if err == nil || errors.As(err, &e) {
+	if _, ok := errors.AsType[Exit](err); ok || err == nil {
 		return
 	}
 	mark, hint, end := "", "", ""

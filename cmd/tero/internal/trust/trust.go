@@ -113,7 +113,7 @@ func enrolmentCommand(s *session.Session, file *string) *cobra.Command {
 				if err != nil {
 					return fault.New(fault.Invalid, "file for the witness key: %w", err)
 				}
-				defer out.Close() //nolint:errcheck // Sync tells what matters
+				defer out.Close()
 			}
 			r, err := c.Attestation.GetEnrolment(cmd.Context(), &attestationv1.GetEnrolmentRequest{TakeWitnessKey: witness != ""})
 			if err != nil {

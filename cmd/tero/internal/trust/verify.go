@@ -74,11 +74,11 @@ that has been cut or put back to an older state since.`,
 func readEvidence(stdin io.Reader, file string) ([]byte, error) {
 	in := stdin
 	if file != "-" {
-		f, err := os.Open(file) //nolint:gosec // the user names it
+		f, err := os.Open(file)
 		if err != nil {
 			return nil, fault.New(fault.NotFound, "evidence: %w", err).WithHint("get it with \"tero attest -f FILE\"")
 		}
-		defer f.Close() //nolint:errcheck // only read
+		defer f.Close()
 		in = f
 	}
 	data, err := io.ReadAll(io.LimitReader(in, maxEvidence+1))
@@ -94,7 +94,7 @@ func readEvidence(stdin io.Reader, file string) ([]byte, error) {
 // readTrust gathers what the verifier trusts.
 func readTrust(enrolment, witness, seen string) (verify.Trust, error) {
 	var t verify.Trust
-	b, err := os.ReadFile(enrolment) //nolint:gosec // the user names it
+	b, err := os.ReadFile(enrolment)
 	if err != nil {
 		return t, fault.New(fault.NotFound, "enrolment record: %w", err).WithHint("get it once from the node, by a way that you trust: tero attest enrolment -f FILE")
 	}
@@ -102,14 +102,14 @@ func readTrust(enrolment, witness, seen string) (verify.Trust, error) {
 		return t, err
 	}
 	if witness != "" {
-		if t.WitnessKey, err = os.ReadFile(witness); err != nil { //nolint:gosec // the user names it
+		if t.WitnessKey, err = os.ReadFile(witness); err != nil {
 			return t, fault.New(fault.NotFound, "witness key: %w", err)
 		}
 	}
 	if seen == "" {
 		return t, nil
 	}
-	b, err = os.ReadFile(seen) //nolint:gosec // the user names it
+	b, err = os.ReadFile(seen)
 	if errors.Is(err, fs.ErrNotExist) {
 		return t, nil
 	}
