@@ -39,7 +39,9 @@ func (k *Keeper) exec(req *protocol.Request, r *protocol.Reply, files []int) (te
 	}
 	terminal, err = proc.ready()
 	if err == nil && terminal >= 0 {
-		err = checkTerminal(terminal)
+		if err = checkTerminal(terminal); err == nil {
+			err = unix.SetNonblock(terminal, true)
+		}
 	}
 	if err == nil {
 		err = proc.open()

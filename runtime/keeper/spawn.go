@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/internal/program"
+	"tero.internal/runtime/internal/protocol"
 )
 
 // spawn describes a process to clone.

@@ -93,3 +93,15 @@ func resize(terminal *os.File, rows, cols uint16) error {
 	}
 	return err
 }
+
+// PID gives the container's first process in the host's numbers.
+func (n *Native) PID(ctx context.Context, id workload.ID) (int, error) {
+	known, err := n.listKept(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if s, ok := known[id]; ok && s.PID != 0 {
+		return s.PID, nil
+	}
+	return 0, fault.New(fault.NotFound, "container %s has no process", id.Short())
+}

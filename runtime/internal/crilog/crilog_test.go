@@ -73,7 +73,7 @@ func writeLog(t *testing.T, lines ...string) string {
 func collect(t *testing.T, path string, o crilog.Options) string {
 	t.Helper()
 	var all strings.Builder
-	for r, err := range crilog.Follow(t.Context(), path, o) {
+	for r, err := range crilog.Read(t.Context(), path, o) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,12 +88,12 @@ func TestTailAndSince(t *testing.T) {
 		o    crilog.Options
 		want string
 	}{
-		"all":      {crilog.Options{Tail: -1}, "one\ntwo\nthree\nfour\nend"},
-		"none":     {crilog.Options{}, ""},
+		"all":      {crilog.Options{}, "one\ntwo\nthree\nfour\nend"},
+		"none":     {crilog.Options{Tail: crilog.TailNone}, ""},
 		"two":      {crilog.Options{Tail: 2}, "four\nend"},
 		"three":    {crilog.Options{Tail: 3}, "three\nfour\nend"},
 		"too many": {crilog.Options{Tail: 100}, "one\ntwo\nthree\nfour\nend"},
-		"since":    {crilog.Options{Tail: -1, Since: stamp(4)}, "four\nend"},
+		"since":    {crilog.Options{Since: stamp(4)}, "four\nend"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, collect(t, path, c.o)); diff != "" {
@@ -105,14 +105,14 @@ func TestTailAndSince(t *testing.T) {
 
 func TestFollowUntil(t *testing.T) {
 	path := writeLog(t, "before\n")
-	until := filepath.Join(filepath.Dir(path), "exit.json")
+	until := make(chan struct{})
 	log, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
 	var got []string
-	for r, err := range crilog.Follow(t.Context(), path, crilog.Options{Tail: -1, Follow: true, Until: until}) {
+	for r, err := range crilog.Read(t.Context(), path, crilog.Options{Until: until}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,9 +130,7 @@ func TestFollowUntil(t *testing.T) {
 			if _, err := log.Write(crilog.Append(nil, stamp(2), crilog.Stdout, []byte("last"))); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(until, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			close(until)
 		}
 	}
 	if diff := cmp.Diff([]string{"before\n", "during\n", "last"}, got); diff != "" {
@@ -143,7 +141,8 @@ func TestFollowUntil(t *testing.T) {
 func TestFollowEndsWithContext(t *testing.T) {
 	path := writeLog(t, "one\n")
 	ctx, cancel := context.WithCancel(t.Context())
-	for _, err := range crilog.Follow(ctx, path, crilog.Options{Tail: -1, Follow: true, Until: path + ".never"}) {
+	defer cancel()
+	for _, err := range crilog.Read(ctx, path, crilog.Options{Until: make(chan struct{})}) {
 		if err != nil {
 			if !errors.Is(err, context.Canceled) {
 				t.Error(err)
@@ -157,7 +156,7 @@ func TestFollowEndsWithContext(t *testing.T) {
 
 func TestFollowEndsWithFolder(t *testing.T) {
 	path := writeLog(t, "one\n")
-	for _, err := range crilog.Follow(t.Context(), path, crilog.Options{Tail: -1, Follow: true, Until: path + ".never"}) {
+	for _, err := range crilog.Read(t.Context(), path, crilog.Options{Until: make(chan struct{})}) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,47 +20,49 @@ import (
 
 // Options say what of a log is wanted.
 type Options struct {
-	// Follow waits for further records at the end of the log, until the file
-	// Until exists (in the log's folder) and all before it was delivered, or
-	// the folder is removed.
-	Follow bool
-	Until  string
-	// Tail is how many of the last lines are wanted; 0 for none of what is
-	// there already, negative for all.
-	Tail int
+	// Until makes the reader wait for further records at the end of the log
+	// until it is closed and all before was delivered, or the log's folder is
+	// removed. With nil the reader ends at the end of the log.
+	Until <-chan struct{}
+	// Tail is how many of the last lines are wanted: 0 for all, TailNone for
+	// none of what is there already.
+	Tail int64
 	// Since leaves out older records.
 	Since time.Time
 }
 
+// TailNone is Options.Tail for only what is still to come.
+const TailNone = -1
+
 // maxRecord bounds a line of a log: a piece with its stamp.
 const maxRecord = MaxPiece + 128
 
-// Follow gives the records of a log. It ends with an error only once; when ctx
+// Read gives the records of a log. It ends with an error only once; when ctx
 // ends, with ctx's. What is no record, as half a line after a crash, is left out.
 // Output is valid until the next record.
-func Follow(ctx context.Context, path string, o Options) iter.Seq2[Record, error] {
+func Read(ctx context.Context, path string, o Options) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		if err := follow(ctx, path, o, func(r Record) bool { return yield(r, nil) }); err != nil {
+		if err := read(ctx, path, o, func(r Record) bool { return yield(r, nil) }); err != nil {
 			yield(Record{}, err)
 		}
 	}
 }
 
-// follow calls yield until it gives false or the log ends.
-func follow(ctx context.Context, path string, o Options, yield func(Record) bool) error {
+// read calls yield until it gives false or the log ends.
+func read(ctx context.Context, path string, o Options, yield func(Record) bool) error {
 	f, err := os.Open(path) //nolint:gosec // the caller's log
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	var changes *watch
-	if o.Follow {
-		if changes, err = newWatch(ctx, filepath.Dir(path)); err != nil {
+	if o.Until != nil {
+		if changes, err = newWatch(ctx, filepath.Dir(path), o.Until); err != nil {
 			return err
 		}
 		defer changes.close()
 	}
-	if o.Tail >= 0 {
+	if o.Tail != 0 {
 		at, err := tailOffset(f, o.Tail)
 		if err != nil {
 			return err
@@ -69,7 +73,7 @@ func follow(ctx context.Context, path string, o Options, yield func(Record) bool
 	}
 	r := &reader{buf: bufio.NewReaderSize(f, maxRecord)}
 	for {
-		ended := !o.Follow || exists(o.Until)
+		ended := o.Until == nil || closed(o.Until)
 		for {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -94,9 +98,13 @@ func follow(ctx context.Context, path string, o Options, yield func(Record) bool
 	}
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return path != "" && err == nil
+func closed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
 }
 
 // reader reads records from a file that grows.
@@ -133,19 +141,20 @@ func (r *reader) next() (Record, error) {
 }
 
 // tailOffset gives where the last n lines of output begin.
-func tailOffset(f *os.File, n int) (int64, error) {
-	if n == 0 {
+func tailOffset(f *os.File, n int64) (int64, error) {
+	if n < 0 {
 		at, err := f.Seek(0, io.SeekEnd)
 		return at, err
 	}
 	starts := make([]int64, 0, min(n, 1024)) // of the last n lines, a ring once it is full
 	buf := bufio.NewReaderSize(f, maxRecord)
 	var at int64
-	first, open := 0, false // open: the line goes on
+	var first int64
+	open := false // open: the line goes on
 	for {
 		line, err := buf.ReadSlice('\n')
 		if len(line) > 0 && !open {
-			if len(starts) < n {
+			if int64(len(starts)) < n {
 				starts = append(starts, at)
 			} else {
 				starts[first] = at
@@ -167,34 +176,45 @@ func tailOffset(f *os.File, n int) (int64, error) {
 	if len(starts) == 0 {
 		return at, nil
 	}
-	return starts[first%len(starts)], nil
+	return starts[first], nil
 }
 
 // watch tells about changes in a folder, by inotify(7).
 type watch struct {
-	file *os.File
-	stop func() bool
-	buf  [4096]byte
+	file  *os.File
+	until <-chan struct{}
+	done  chan struct{}
+	waker sync.WaitGroup
+	buf   [4096]byte
 }
 
-func newWatch(ctx context.Context, dir string) (*watch, error) {
+// newWatch watches dir; the end of ctx and of until wake the waiter too.
+func newWatch(ctx context.Context, dir string, until <-chan struct{}) (*watch, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("inotify_init1", err)
 	}
 	file := os.NewFile(uintptr(fd), "inotify") //nolint:gosec // an open descriptor
-	_, err = unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_ONLYDIR)
+	_, err = unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_ONLYDIR)
 	if err != nil {
 		_ = file.Close()
 		return nil, &fs.PathError{Op: "inotify_add_watch", Path: dir, Err: err}
 	}
-	w := &watch{file: file}
-	w.stop = context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
+	w := &watch{file: file, until: until, done: make(chan struct{})}
+	w.waker.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-until:
+		case <-w.done:
+		}
+		_ = file.SetReadDeadline(time.Unix(1, 0))
+	})
 	return w, nil
 }
 
 func (w *watch) close() {
-	w.stop()
+	close(w.done)
+	w.waker.Wait()
 	_ = w.file.Close()
 }
 
@@ -204,13 +224,16 @@ func (w *watch) wait(ctx context.Context) (gone bool, err error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
+	if errors.Is(err, os.ErrDeadlineExceeded) && closed(w.until) {
+		return false, nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("watch log: %w", err)
 	}
 	const size = unix.SizeofInotifyEvent
 	for b := w.buf[:n]; len(b) >= size; {
-		mask := uint32(b[4]) | uint32(b[5])<<8 | uint32(b[6])<<16 | uint32(b[7])<<24
-		length := int(uint32(b[12]) | uint32(b[13])<<8 | uint32(b[14])<<16 | uint32(b[15])<<24)
+		mask := binary.NativeEndian.Uint32(b[4:])
+		length := int(binary.NativeEndian.Uint32(b[12:]))
 		gone = gone || mask&(unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_IGNORED) != 0
 		b = b[min(size+length, len(b)):]
 	}
