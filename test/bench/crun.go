@@ -45,22 +45,19 @@ func newCrun(dir, program string) (*crun, error) {
 	}
 	c := &crun{bundle: filepath.Join(dir, "bundle"), work: make(chan func())}
 	rootfs := filepath.Join(c.bundle, "rootfs")
-	// The folders that the configuration mounts on; a read-only rootfs must have them.
-	for _, d := range []string{"proc", "dev", "sys", "tmp", "run"} {
-		if err := os.MkdirAll(filepath.Join(rootfs, d), 0o755); err != nil { //nolint:gosec // the container's own root reads it
-			return nil, err
-		}
-	}
 	binary, err := os.ReadFile(program) //nolint:gosec // built by us
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(rootfs, "true"), binary, 0o755); err != nil { //nolint:gosec // a program
-		return nil, err
+	// The folders that the configuration mounts on; a read-only rootfs must have them.
+	for _, d := range []string{"", "proc", "dev", "sys", "tmp", "run"} {
+		d = filepath.Join(rootfs, d)
+		if err := errors.Join(os.MkdirAll(d, 0o755), os.Lchown(d, peerFirstID, peerFirstID)); err != nil { //nolint:gosec // the container's own root reads it
+			return nil, err
+		}
 	}
-	if err := filepath.Walk(rootfs, func(path string, _ os.FileInfo, err error) error {
-		return errors.Join(err, os.Lchown(path, peerFirstID, peerFirstID))
-	}); err != nil {
+	file := filepath.Join(rootfs, "true")
+	if err := errors.Join(os.WriteFile(file, binary, 0o755), os.Lchown(file, peerFirstID, peerFirstID)); err != nil { //nolint:gosec // a program
 		return nil, err
 	}
 	ready := make(chan error, 1)

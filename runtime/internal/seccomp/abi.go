@@ -90,7 +90,7 @@ func multiplexed(name string) (via string, number uint64) {
 		"sendto", "recvfrom", "shutdown", "setsockopt", "getsockopt", "sendmsg", "recvmsg", "accept4", "recvmmsg", "sendmmsg",
 	} {
 		if n == name {
-			return "socketcall", uint64(i + 1) //nolint:gosec // an index of a short list
+			return "socketcall", uint64(i + 1)
 		}
 	}
 	switch name {

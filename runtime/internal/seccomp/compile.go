@@ -182,7 +182,7 @@ func parseConditions(args []specs.LinuxSeccompArg) ([][]condition, error) {
 		}
 		repeated = repeated || seen[a.Index]
 		seen[a.Index] = true
-		all = append(all, condition{index: uint32(a.Index), op: a.Op, a: a.Value, b: a.ValueTwo}) //nolint:gosec // at most 5
+		all = append(all, condition{index: uint32(a.Index), op: a.Op, a: a.Value, b: a.ValueTwo})
 	}
 	if !repeated {
 		return [][]condition{all}, nil

@@ -102,7 +102,7 @@ func (set *ruleset) spans(a abi) []span {
 	if a == x32 {
 		start = x32Bit
 	}
-	out := []span{{first: uint32(start), verdict: unknown}} //nolint:gosec // 0 or the x32 bit
+	out := []span{{first: uint32(start), verdict: unknown}}
 	for _, nr := range numbers {
 		v := unknown
 		if list, ok := checks[nr]; ok {
@@ -270,7 +270,7 @@ func (x condition) code(narrow bool) fragment {
 	if narrow {
 		return lower
 	}
-	aHigh, bHigh := uint32(x.a>>32), uint32(x.b>>32)         //nolint:gosec // the upper half is meant
+	aHigh, bHigh := uint32(x.a>>32), uint32(x.b>>32)
 	load, skip := stmt(opLoad, high), uint8(len(lower.code)) //nolint:gosec // at most 3
 	var upper fragment
 	switch x.op {

@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
 	"go/format"
 	"log"
@@ -40,7 +41,7 @@ var constant = regexp.MustCompile(`(?m)^\s*SYS_([A-Z0-9_]+)\s*=\s*(\d+)`)
 
 func main() {
 	log.SetFlags(0)
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/sys").Output()
+	out, err := exec.CommandContext(context.Background(), "go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/sys").Output()
 	if err != nil {
 		log.Fatalf("gencalls: find golang.org/x/sys: %v", err)
 	}
@@ -85,7 +86,7 @@ func main() {
 
 // read gives the numbers of one of Go's architectures.
 func read(dir, goarch string) map[string]int64 {
-	b, err := os.ReadFile(filepath.Join(dir, "zsysnum_linux_"+goarch+".go"))
+	b, err := os.ReadFile(filepath.Join(dir, "zsysnum_linux_"+goarch+".go")) //nolint:gosec // the source of a module
 	if err != nil {
 		log.Fatalf("gencalls: %v", err)
 	}
@@ -106,7 +107,7 @@ func read(dir, goarch string) map[string]int64 {
 // x32 derives the numbers of x32 from those of x86_64.
 func x32(x64 map[string]int64) map[string]int64 {
 	t := maps.Clone(x64)
-	for _, n := range strings.Fields(x64Only) {
+	for n := range strings.FieldsSeq(x64Only) {
 		delete(t, n)
 	}
 	for n := range t {
