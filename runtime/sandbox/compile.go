@@ -16,11 +16,11 @@ import (
 
 // Slots of the programs.
 const (
-	slotTarget   = iota // where a mount goes
-	slotMount           // a mount that is nowhere yet
-	slotContext         // a file system context, or a file of the moment
-	slotFolder          // a folder of the moment
-	slotMaster          // the terminal
+	slotTarget  = iota // where a mount goes
+	slotMount          // a mount that is nowhere yet
+	slotContext        // a file system context, or a file of the moment
+	slotFolder         // a folder of the moment
+	slotMaster         // the terminal
 	slotSlave
 )
 

@@ -295,4 +295,3 @@ func parseOptions(m *specs.Mount) (options, error) {
 	}
 	return o, nil
 }
-

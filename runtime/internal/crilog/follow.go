@@ -57,7 +57,7 @@ func read(ctx context.Context, path string, o Options, yield func(Record) bool) 
 	defer func() { _ = f.Close() }()
 	var changes *watch
 	if o.Until != nil {
-		if changes, err = newWatch(ctx, filepath.Dir(path), o.Until); err != nil {
+		if changes, err = newWatch(ctx, path, o.Until); err != nil {
 			return err
 		}
 		defer changes.close()
@@ -181,6 +181,7 @@ func tailOffset(f *os.File, n int64) (int64, error) {
 
 // watch tells about changes in a folder, by inotify(7).
 type watch struct {
+	path  string
 	file  *os.File
 	until <-chan struct{}
 	done  chan struct{}
@@ -188,19 +189,19 @@ type watch struct {
 	buf   [4096]byte
 }
 
-// newWatch watches dir; the end of ctx and of until wake the waiter too.
-func newWatch(ctx context.Context, dir string, until <-chan struct{}) (*watch, error) {
+// newWatch watches the folder of the log at path; the end of ctx and of until wake the waiter too.
+func newWatch(ctx context.Context, path string, until <-chan struct{}) (*watch, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("inotify_init1", err)
 	}
 	file := os.NewFile(uintptr(fd), "inotify") //nolint:gosec // an open descriptor
-	_, err = unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_ONLYDIR)
+	_, err = unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MODIFY|unix.IN_DELETE|unix.IN_ONLYDIR)
 	if err != nil {
 		_ = file.Close()
-		return nil, &fs.PathError{Op: "inotify_add_watch", Path: dir, Err: err}
+		return nil, &fs.PathError{Op: "inotify_add_watch", Path: filepath.Dir(path), Err: err}
 	}
-	w := &watch{file: file, until: until, done: make(chan struct{})}
+	w := &watch{path: path, file: file, until: until, done: make(chan struct{})}
 	w.waker.Go(func() {
 		select {
 		case <-ctx.Done():
@@ -218,7 +219,8 @@ func (w *watch) close() {
 	_ = w.file.Close()
 }
 
-// wait waits for changes; gone tells that the folder was removed.
+// wait waits for changes; gone tells that the log was removed. (The folder does
+// not tell of its own end as long as the open log holds it.)
 func (w *watch) wait(ctx context.Context) (gone bool, err error) {
 	n, err := w.file.Read(w.buf[:])
 	if ctx.Err() != nil {
@@ -232,10 +234,12 @@ func (w *watch) wait(ctx context.Context) (gone bool, err error) {
 	}
 	const size = unix.SizeofInotifyEvent
 	for b := w.buf[:n]; len(b) >= size; {
-		mask := binary.NativeEndian.Uint32(b[4:])
-		length := int(binary.NativeEndian.Uint32(b[12:]))
-		gone = gone || mask&(unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_IGNORED) != 0
-		b = b[min(size+length, len(b)):]
+		if binary.NativeEndian.Uint32(b[4:])&(unix.IN_DELETE|unix.IN_IGNORED) != 0 {
+			if _, err := os.Lstat(w.path); errors.Is(err, fs.ErrNotExist) {
+				return true, nil
+			}
+		}
+		b = b[min(size+int(binary.NativeEndian.Uint32(b[12:])), len(b)):]
 	}
-	return gone, nil
+	return false, nil
 }
