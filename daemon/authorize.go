@@ -26,10 +26,20 @@ type access struct {
 	name   func(request any) string
 }
 
+// names gives things the names that policies know them by, however a request
+// calls them: a rule about "web" must hold for web's id, too.
+type names struct {
+	node      string
+	container func(key string) string // key as given when there is none
+	image     func(reference string) string
+}
+
 // accesses lists every method of the API. One that is missing here is refused,
 // and a test holds the list against the services.
-func accesses(node string) map[string]access {
-	theNode := func(any) string { return node }
+func accesses(n names) map[string]access {
+	theNode := func(any) string { return n.node }
+	containerOf := func(request any) string { return n.container(containerKey(request)) }
+	referenceOf := func(request any) string { return n.image(imageReference(request)) }
 	onNode := func(action string) access { return access{action, "Node", theNode} }
 	onContainer := func(action string) access { return access{action, "Container", containerOf} }
 	return map[string]access{
@@ -38,7 +48,7 @@ func accesses(node string) map[string]access {
 		nodev1.NodeService_Down_FullMethodName:        onNode("nodeWrite"),
 
 		runtimev1.RuntimeService_Run_FullMethodName:              onNode("run"),
-		runtimev1.RuntimeService_Attach_FullMethodName:           {"", "Container", containerOf}, // see attachAccess
+		runtimev1.RuntimeService_Attach_FullMethodName:           onContainer("attach"), // or a launch: see guard
 		runtimev1.RuntimeService_Exec_FullMethodName:             onContainer("exec"),
 		runtimev1.RuntimeService_ListContainers_FullMethodName:   onNode("list"),
 		runtimev1.RuntimeService_InspectContainer_FullMethodName: onContainer("inspect"),
@@ -87,32 +97,26 @@ func accesses(node string) map[string]access {
 }
 
 // guard asks policy about every request.
-func guard(policy authorizer, node string) rpc.Guard {
-	table := accesses(node)
+func guard(policy authorizer, n names) rpc.Guard {
+	table := accesses(n)
 	return func(ctx context.Context, caller workload.Principal, method string, request any) error {
+		if r, ok := request.(*runtimev1.AttachRequest); ok && r.GetRun() != nil {
+			method = runtimev1.RuntimeService_Run_FullMethodName // "tero run" in the foreground
+		}
 		a, ok := table[method]
 		if !ok {
 			return fault.New(fault.Denied, "no policy covers the method %s", method)
-		}
-		if r, ok := request.(*runtimev1.AttachRequest); ok {
-			a = attachAccess(r, node)
 		}
 		return policy.Authorize(ctx, caller, a.action, a.kind, a.name(request))
 	}
 }
 
-// attachAccess tells a launch in the foreground from an attachment.
-func attachAccess(r *runtimev1.AttachRequest, node string) access {
-	if r.GetRun() != nil {
-		return access{"run", "Node", func(any) string { return node }}
-	}
-	return access{"attach", "Container", func(any) string { return r.GetStart().GetContainer() }}
-}
-
-func containerOf(request any) string {
+func containerKey(request any) string {
 	switch r := request.(type) {
 	case interface{ GetContainer() string }:
 		return r.GetContainer()
+	case *runtimev1.AttachRequest:
+		return r.GetStart().GetContainer()
 	case *runtimev1.ExecRequest:
 		return r.GetStart().GetContainer()
 	}
@@ -126,7 +130,7 @@ func nameOf(request any) string {
 	return ""
 }
 
-func referenceOf(request any) string {
+func imageReference(request any) string {
 	if r, ok := request.(interface{ GetReference() string }); ok {
 		return r.GetReference()
 	}

@@ -25,6 +25,7 @@ import (
 	"tero.internal/common/buildinfo"
 	"tero.internal/common/eventbus"
 	"tero.internal/common/fault"
+	"tero.internal/common/ocilayout"
 	"tero.internal/common/rpc"
 	"tero.internal/common/spiffeid"
 	"tero.internal/common/undo"
@@ -239,9 +240,25 @@ func (n *node) end(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
+// containerName gives the name of the container that key finds, else key.
+func (n *node) containerName(key string) string {
+	if c, err := n.state.Find(key); err == nil {
+		return c.Spec.Name
+	}
+	return key
+}
+
+// imageName gives the full form of an image's reference, else what was given.
+func imageName(reference string) string {
+	if r, err := ocilayout.ParseReference(reference); err == nil {
+		return r.String()
+	}
+	return reference
+}
+
 // mayEnter lets policy decide on each request, until the node ends.
 func (n *node) mayEnter() rpc.Guard {
-	decide := guard(n.policy, n.config.NodeName)
+	decide := guard(n.policy, names{node: n.config.NodeName, container: n.containerName, image: imageName})
 	return func(ctx context.Context, caller workload.Principal, method string, request any) error {
 		if n.ending.Load() {
 			return fault.New(fault.Unavailable, "the node is going down")

@@ -151,7 +151,11 @@ func (e *Engine) checkKind(action, kind string) error {
 }
 
 func denied(d *Decision) error {
-	return fault.New(fault.Denied, "%s", d.Message).WithHint("tero policy why %s tells which policies were looked at", d.ID)
+	f := fault.New(fault.Denied, "%s", d.Message)
+	if len(d.NearMisses) == 0 {
+		return f.WithHint("\"tero policy why %s\" tells which policies were looked at", d.ID)
+	}
+	return f.WithHint("the nearest policy is %s; \"tero policy why %s\" tells more", d.NearMisses[0], d.ID)
 }
 
 // tell logs and publishes what others may care about.
