@@ -30,13 +30,19 @@ build: ## Build the binaries into bin/
 	@mkdir -p bin
 	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
 
+.PHONY: examples
+examples: ## Build the example programs and the example plugin into bin/examples/
+	@mkdir -p bin/examples
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/examples/ ./examples/web ./examples/client ./examples/rogue ./examples/true
+	GOOS=wasip1 GOARCH=wasm go build -trimpath -buildmode=c-shared -o bin/examples/nolatest.wasm ./examples/plugins/nolatest
+
 .PHONY: test
-test: build ## Run every test under the race detector (as root: the tests use the real kernel)
+test: build examples ## Run every test under the race detector (as root: the tests use the real kernel)
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: namespaces, nftables and cgroups are tested for real" >&2; exit 1; }
 	go test -race -timeout 15m ./...
 
 .PHONY: e2e
-e2e: build ## Run the end-to-end tests alone
+e2e: build examples ## Run the end-to-end tests alone
 	go test -race -count=1 -timeout 10m ./test/...
 
 .PHONY: lint
@@ -72,11 +78,11 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s)
 	  done; done
 
 .PHONY: demo
-demo: build ## Show the whole path: run, prove, refuse (as root)
+demo: build examples ## Show the whole path: run, prove, refuse (as root)
 	go run ./test/demo -bin bin
 
 .PHONY: bench
-bench: build ## Measure, beside the peers, in one interleaved run (as root)
+bench: build examples ## Measure, beside the peers, in one interleaved run (as root)
 	go run ./test/bench -bin bin
 
 .PHONY: install

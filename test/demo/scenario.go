@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -89,35 +88,12 @@ func (s *scenario) nodeUp(ctx context.Context) error {
 	return err
 }
 
-// images makes everything on the spot from TERO's own example programs.
+// images makes images on the spot from TERO's own example programs, signs all
+// but one, imports them, and installs the admission plugin.
 func (s *scenario) images(ctx context.Context) error {
-	build := func(out, source string, env ...string) error {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, source)
-		if strings.HasSuffix(out, ".wasm") {
-			cmd.Args = []string{"go", "build", "-trimpath", "-buildmode=c-shared", "-o", out, source}
-		}
-		cmd.Env = append(os.Environ(), env...)
-		if b, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build %s: %w: %s", source, err, b)
-		}
-		return nil
-	}
-	for _, p := range []string{"web", "client", "rogue"} {
-		if err := build(filepath.Join(s.node.WorkDir(), p+"-root", p), "./examples/"+p, "CGO_ENABLED=0"); err != nil {
-			return err
-		}
-	}
-	if err := build(filepath.Join(s.node.WorkDir(), "nolatest.wasm"), "./examples/plugins/nolatest", "GOOS=wasip1", "GOARCH=wasm"); err != nil {
-		return err
-	}
-	return s.importImages(ctx)
-}
-
-// importImages builds OCI layouts of the programs, signs two, imports all, and
-// installs the admission plugin.
-func (s *scenario) importImages(ctx context.Context) error {
+	programs := s.node.Examples()
 	build := func(tag, program string) []string {
-		return []string{"image", "build", "-t", tag, "--layout", "images", "--entrypoint", "/" + program, program + "-root"}
+		return []string{"image", "build", "-t", tag, "--layout", "images", filepath.Join(programs, program)}
 	}
 	if err := s.all(ctx,
 		[]string{"image", "keygen", "--plain", "--prefix", "demo"},
@@ -142,12 +118,12 @@ func (s *scenario) importImages(ctx context.Context) error {
 	if _, err := s.expect(ctx, 0, []string{"image", "ls"}, "localhost/web:v1", "localhost/rogue:v1", "demo"); err != nil {
 		return err
 	}
-	manifest, err := filepath.Abs("examples/plugins/nolatest/plugin.json")
+	manifest, err := filepath.Abs("examples/plugins/nolatest/manifest.json")
 	if err != nil {
 		return err
 	}
 	return s.all(ctx,
-		[]string{"plugin", "pack", "--manifest", manifest, "--layout", "nolatest", "nolatest.wasm"},
+		[]string{"plugin", "pack", "--manifest", manifest, "--layout", "nolatest", filepath.Join(programs, "nolatest.wasm")},
 		[]string{"plugin", "sign", "--key", "demo.key", "nolatest"},
 		[]string{"plugin", "install", "--grant-required", "nolatest"},
 		[]string{"plugin", "ls"},

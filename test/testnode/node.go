@@ -59,6 +59,9 @@ func (n *Node) cgroup() string { return "tero-" + n.name }
 
 func (n *Node) table() string { return "quantum_" + n.name }
 
+// Examples is the folder of the built example programs.
+func (n *Node) Examples() string { return filepath.Join(n.bin, "examples") }
+
 // Log is what terod has written so far; read it when terod has ended.
 func (n *Node) Log() string { return n.log.String() }
 
