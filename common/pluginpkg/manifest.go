@@ -129,7 +129,7 @@ func ParseManifest(b []byte) (Manifest, error) {
 	m, err := parseManifest(b)
 	if err != nil {
 		return Manifest{}, fault.New(fault.Invalid, "plugin manifest: %w", err).
-			WithHint("a manifest of schema %s is described in docs/plugins.md", Schema)
+			WithHint("examples/plugins/nolatest/manifest.json is a manifest of schema %s", Schema)
 	}
 	return m, nil
 }

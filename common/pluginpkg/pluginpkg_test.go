@@ -119,8 +119,14 @@ func TestPatterns(t *testing.T) {
 		pattern, pointer string
 		want             bool
 	}{
-		{"/labels/*", "/labels/a", true}, {"/labels/*", "/labels/a~1b", true}, {"/labels/*", "/labels/", false}, {"/labels/*", "/labels/a/b", false},
-		{"/labels/a", "/labels/b", false}, {"/env/-", "/env/-", true}, {"/labels/*", "/labels/*", true}, {"/labels/*", "/labelsx", false},
+		{"/labels/*", "/labels/a", true},
+		{"/labels/*", "/labels/a~1b", true},
+		{"/labels/*", "/labels/", false},
+		{"/labels/*", "/labels/a/b", false},
+		{"/labels/a", "/labels/b", false},
+		{"/env/-", "/env/-", true},
+		{"/labels/*", "/labels/*", true},
+		{"/labels/*", "/labelsx", false},
 	} {
 		if got := pluginpkg.Matches(c.pattern, c.pointer); got != c.want {
 			t.Errorf("Matches(%q, %q) = %t", c.pattern, c.pointer, got)

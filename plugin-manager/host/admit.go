@@ -26,7 +26,7 @@ func (h *Host) Admit(ctx context.Context, spec workload.Spec, image workload.Ima
 	}
 	defer c.users.Done()
 	if c.closed {
-		return spec, nil, fault.New(fault.Unavailable, "the plugin manager is shutting down").WithHint("try again")
+		return spec, nil, errClosing()
 	}
 	if b := c.blocked; b != nil {
 		return spec, nil, fault.New(fault.Denied, "launch of %q refused: plugin %s is quarantined: %s", spec.Name, b.record.Name, b.reason).

@@ -57,7 +57,8 @@ type Host struct {
 	registry *registry.Registry
 	cache    wazero.CompilationCache
 
-	ops sync.Mutex // one installation, grant or removal at a time
+	ops    sync.Mutex // one installation, grant or removal at a time; guards closed
+	closed bool
 
 	mu      sync.Mutex // guards entries and chain
 	entries map[string]*entry
@@ -199,6 +200,10 @@ func (h *Host) get(name string) (*entry, error) {
 func (h *Host) Close(ctx context.Context) error {
 	h.ops.Lock()
 	defer h.ops.Unlock()
+	if h.closed {
+		return nil
+	}
+	h.closed = true
 	h.mu.Lock()
 	entries, old := h.entries, h.chain
 	h.entries, h.chain = map[string]*entry{}, closedChain()
@@ -211,6 +216,11 @@ func (h *Host) Close(ctx context.Context) error {
 		return fmt.Errorf("close the compilation cache: %w", err)
 	}
 	return nil
+}
+
+// errClosing is for requests that come while the daemon stops.
+func errClosing() error {
+	return fault.New(fault.Unavailable, "the plugin manager is shutting down").WithHint("try again when the node is up")
 }
 
 // publish tells a fact about a plugin.

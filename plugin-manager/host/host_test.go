@@ -319,3 +319,17 @@ func TestNoPluginsCostNothing(t *testing.T) {
 		t.Errorf("%v allocations without plugins", n)
 	}
 }
+
+func TestClosedHostRefuses(t *testing.T) {
+	h := plugintest.New(t)
+	pkg := plugintest.Pack(t, manifest("p"), Guest{Answer: Allow()}.Bytes(), h.Key)
+	if err := h.Host.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := h.Admit(t, web, img); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("Admit: %v", err)
+	}
+	if _, err := h.TryInstall(t, pkg, host.Decision{}); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("Install: %v", err)
+	}
+}

@@ -224,8 +224,10 @@ func TestRefusedInstallations(t *testing.T) {
 		{name: "a start that loops", guest: Guest{Answer: Allow(), Start: Forever(nil)}, kind: fault.Invalid, want: plugin.CodeTicks},
 		{name: "a start that traps", guest: Guest{Answer: Allow(), Start: Code(0x00)}, kind: fault.Invalid, want: plugin.CodeTrap},
 		{name: "an export missing", guest: Guest{Answer: Allow(), Omit: "tero_free"}, kind: fault.Invalid, want: "tero_free"},
-		{name: "settings against the schema", guest: good, edit: func(m *pluginpkg.Manifest) { m.SettingsSchema = json.RawMessage(`{"additionalProperties":false}`) },
-			decision: host.Decision{Settings: json.RawMessage(`{"x":1}`)}, kind: fault.Invalid, want: `unknown member "x"`},
+		{
+			name: "settings against the schema", guest: good, edit: func(m *pluginpkg.Manifest) { m.SettingsSchema = json.RawMessage(`{"additionalProperties":false}`) },
+			decision: host.Decision{Settings: json.RawMessage(`{"x":1}`)}, kind: fault.Invalid, want: `unknown member "x"`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := plugintest.New(t)

@@ -28,13 +28,16 @@ type Decision struct {
 // Install verifies, stores and activates the plugin in a tar of its package's
 // OCI layout. Nothing is left of one that is refused.
 func (h *Host) Install(ctx context.Context, tar io.Reader, d Decision) (_ Info, err error) {
-	h.ops.Lock()
-	defer h.ops.Unlock()
-	in, err := h.registry.Receive(ctx, tar)
+	in, err := h.registry.Receive(ctx, tar) // before the lock: a slow client holds up nobody
 	if err != nil {
 		return Info{}, err
 	}
 	defer func() { err = errors.Join(err, in.Discard()) }()
+	h.ops.Lock()
+	defer h.ops.Unlock()
+	if h.closed {
+		return Info{}, errClosing()
+	}
 	m := in.Package.Manifest
 	trusted, err := pluginpkg.LoadTrust(h.config.TrustDir)
 	if err != nil {
@@ -79,6 +82,9 @@ func (h *Host) Install(ctx context.Context, tar io.Reader, d Decision) (_ Info, 
 func (h *Host) Grant(ctx context.Context, name string, d Decision) (Info, error) {
 	h.ops.Lock()
 	defer h.ops.Unlock()
+	if h.closed {
+		return Info{}, errClosing()
+	}
 	old, err := h.get(name)
 	if err != nil {
 		return Info{}, err
@@ -106,6 +112,9 @@ func (h *Host) Grant(ctx context.Context, name string, d Decision) (Info, error)
 func (h *Host) Remove(ctx context.Context, name string) (Info, error) {
 	h.ops.Lock()
 	defer h.ops.Unlock()
+	if h.closed {
+		return Info{}, errClosing()
+	}
 	old, err := h.get(name)
 	if err != nil {
 		return Info{}, err

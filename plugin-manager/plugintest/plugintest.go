@@ -13,6 +13,7 @@ package plugintest
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -71,7 +72,7 @@ func (h *Harness) Close(t testing.TB) {
 	if h.Host == nil {
 		return
 	}
-	if err := h.Host.Close(t.Context()); err != nil { //nolint:usetesting // also called from Cleanup; Close does not wait on it
+	if err := h.Host.Close(context.WithoutCancel(t.Context())); err != nil {
 		t.Error(err)
 	}
 	h.Host = nil

@@ -13,7 +13,7 @@ import (
 )
 
 // ABI is the version of the plugin ABI that this SDK speaks: major<<16 | minor.
-const ABI = 1<<16 | 0
+const ABI = 1 << 16
 
 // The phases of an admission, by the manifest's hooks.
 const (

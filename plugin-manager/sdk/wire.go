@@ -118,11 +118,11 @@ func (r *LaunchRequest) set(f field) error {
 	case 15:
 		r.CapAdd = append(r.CapAdd, s)
 	case 16:
-		r.MilliCPU = int64(f.varint)
+		r.MilliCPU = int64(f.varint) //nolint:gosec // protobuf's int64
 	case 17:
-		r.MemoryBytes = int64(f.varint)
+		r.MemoryBytes = int64(f.varint) //nolint:gosec // protobuf's int64
 	case 18:
-		r.Pids = int64(f.varint)
+		r.Pids = int64(f.varint) //nolint:gosec // protobuf's int64
 	case 19:
 		r.Network = s
 	case 20:

@@ -7,7 +7,7 @@ import (
 	tero "tero.internal/plugin-manager/sdk"
 )
 
-func init() {
+func init() { //nolint:gochecknoinits // a plugin's main is never called
 	tero.OnAdmit(func(h tero.Host, r *tero.LaunchRequest) tero.Decision {
 		settings := struct{ Tags []string }{[]string{"latest"}}
 		if err := h.Config(&settings); err != nil {

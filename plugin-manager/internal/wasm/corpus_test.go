@@ -3,7 +3,6 @@ package wasm_test
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -193,8 +192,8 @@ func BenchmarkOverhead(b *testing.B) {
 				}
 			}
 			ratio := took[1].Seconds() / took[0].Seconds()
-			b.Log(fmt.Sprintf("BENCH name=wasm_metered_%s ours=%v peer=%v ratio=%.2f target<=1.25", c.function,
-				took[1]/time.Duration(b.N), took[0]/time.Duration(b.N), ratio))
+			b.Logf("BENCH name=wasm_metered_%s ours=%v peer=%v ratio=%.2f target<=1.25", c.function,
+				took[1]/time.Duration(b.N), took[0]/time.Duration(b.N), ratio)
 		})
 	}
 }

@@ -20,7 +20,7 @@ import (
 var errSpent = errors.New("spent")
 
 // run meters a module, instantiates it with a budget and calls its export "run".
-func run(t testing.TB, m Module, budget int64, params ...uint64) (results []uint64, ticks int64, err error) {
+func run(t testing.TB, m Module, budget int64, params ...uint64) (ticks int64, err error) {
 	t.Helper()
 	metered, err := wasm.Meter(m.Bytes(), wasm.DefaultLimits(64))
 	if err != nil {
@@ -49,8 +49,8 @@ func run(t testing.TB, m Module, budget int64, params ...uint64) (results []uint
 	if err != nil {
 		t.Fatal(err)
 	}
-	results, err = i.ExportedFunction("run").Call(ctx, params...)
-	return results, granted - int64(i.ExportedGlobal(wasm.ExportLeft).Get()), err
+	_, err = i.ExportedFunction("run").Call(ctx, params...)
+	return granted - int64(i.ExportedGlobal(wasm.ExportLeft).Get()), err
 }
 
 // countdown loops n times: local 0 goes down to 0.
@@ -89,7 +89,7 @@ func TestTicks(t *testing.T) {
 			if len(c.module.Funcs[0].Params) > 0 {
 				params = append(params, c.param)
 			}
-			_, ticks, err := run(t, c.module, 1<<40, params...)
+			ticks, err := run(t, c.module, 1<<40, params...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -111,7 +111,7 @@ func TestEndlessLoopsEnd(t *testing.T) {
 		{"huge fills", one(Func{Body: Code(0x03, 0x40, I32Const(0), I32Const(1), I32Const(65536), 0xfc, 11, 0, 0x0c, 0, 0x0b)})},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, _, err := run(t, c.module, 1_000_000)
+			_, err := run(t, c.module, 1_000_000)
 			if !errors.Is(err, errSpent) {
 				t.Fatalf("error = %v, want %v", err, errSpent)
 			}

@@ -147,12 +147,12 @@ func split(module []byte) (s [sectionNumbers][]byte, plain, names []byte, err er
 			}
 		case id >= sectionNumbers:
 			r.fail("unknown section %d", id)
-		case s[id] != nil:
+		case s[id] != nil: //nolint:gosec // id is less than sectionNumbers
 			r.fail("section %d twice", id)
 		case len(b) == 0:
 			r.fail("section %d is empty", id)
 		default:
-			s[id] = b
+			s[id] = b //nolint:gosec // id is less than sectionNumbers
 			plain = append(plain, module[start:r.at]...)
 		}
 	}

@@ -49,7 +49,7 @@ func Deny(code, reason string) []byte {
 // Set adds a mutation to an AdmitResponse.
 func Set(answer []byte, path, value string) []byte {
 	m := Code(1<<3|2, name(path), 2<<3|2, name(value))
-	return Code(answer, 4<<3|2, U(uint32(len(m))), m)
+	return Code(answer, 4<<3|2, count(len(m)), m)
 }
 
 // Log is the code that calls import 0, taken to be tero_v1.log, with size bytes.
@@ -100,7 +100,7 @@ func (g Guest) Bytes() []byte {
 	m := Module{Imports: g.Imports, Funcs: funcs, Pages: max(g.Pages, 1), Table: g.Table, Data: data, DataAt: answerAt}
 	if g.Start != nil {
 		m.Funcs = append(m.Funcs, Func{Body: g.Start})
-		m.HasStart, m.Start = true, uint32(len(m.Imports)+len(m.Funcs)-1)
+		m.HasStart, m.Start = true, uint32(len(m.Imports)+len(m.Funcs)-1) //nolint:gosec // a handful
 	}
 	return m.Bytes()
 }

@@ -67,7 +67,7 @@ func Code(parts ...any) []byte {
 	for _, p := range parts {
 		switch p := p.(type) {
 		case int:
-			b = append(b, byte(p))
+			b = append(b, byte(p)) //nolint:gosec // an opcode
 		case []byte:
 			b = append(b, p...)
 		}
@@ -81,10 +81,13 @@ func I32Const(x int32) []byte { return append([]byte{0x41}, S(int64(x))...) }
 // I64Const gives i64.const x.
 func I64Const(x int64) []byte { return append([]byte{0x42}, S(x)...) }
 
-func name(s string) []byte { return append(U(uint32(len(s))), s...) }
+// count gives n as unsigned LEB128.
+func count(n int) []byte { return U(uint32(n)) } //nolint:gosec // a test's module is small
+
+func name(s string) []byte { return append(count(len(s)), s...) }
 
 func vector(items [][]byte) []byte {
-	b := U(uint32(len(items)))
+	b := count(len(items))
 	for _, i := range items {
 		b = append(b, i...)
 	}
@@ -92,7 +95,7 @@ func vector(items [][]byte) []byte {
 }
 
 func funcType(params, results []byte) []byte {
-	return Code(0x60, U(uint32(len(params))), params, U(uint32(len(results))), results)
+	return Code(0x60, count(len(params)), params, count(len(results)), results)
 }
 
 // Bytes gives the module in the binary format.
@@ -101,7 +104,7 @@ func (m Module) Bytes() []byte {
 	section := func(id byte, items [][]byte) {
 		if len(items) > 0 {
 			b := vector(items)
-			out = append(append(append(out, id), U(uint32(len(b)))...), b...)
+			out = append(append(append(out, id), count(len(b))...), b...)
 		}
 	}
 	var types, imports, funcs, exports, code [][]byte
@@ -110,7 +113,7 @@ func (m Module) Bytes() []byte {
 		imports = append(imports, Code(name(f.Module), name(f.Name), 0, U(uint32(i))))
 	}
 	for i, f := range m.Funcs {
-		index := U(uint32(len(m.Imports) + i))
+		index := count(len(m.Imports) + i)
 		types = append(types, funcType(f.Params, f.Results))
 		funcs = append(funcs, index)
 		if f.Export != "" {
@@ -121,7 +124,7 @@ func (m Module) Bytes() []byte {
 			locals = Code(1, U(f.Locals), I32)
 		}
 		body := Code(locals, f.Body, 0x0b)
-		code = append(code, append(U(uint32(len(body))), body...))
+		code = append(code, append(count(len(body)), body...))
 	}
 	section(1, types)
 	section(2, imports)
@@ -139,10 +142,10 @@ func (m Module) Bytes() []byte {
 	}
 	section(7, exports)
 	if m.HasStart {
-		out = append(out, Code(8, U(uint32(len(U(m.Start)))), U(m.Start))...)
+		out = append(out, Code(8, count(len(U(m.Start))), U(m.Start))...)
 	}
 	if len(m.Elements) > 0 {
-		segment := Code(0, I32Const(0), 0x0b, U(uint32(len(m.Elements))))
+		segment := Code(0, I32Const(0), 0x0b, count(len(m.Elements)))
 		for _, e := range m.Elements {
 			segment = append(segment, U(e)...)
 		}
