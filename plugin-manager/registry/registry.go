@@ -70,8 +70,12 @@ func Open(dir string) (*Registry, error) {
 		return nil, fmt.Errorf("plugin registry: %w", err)
 	default:
 		var f file
-		if err := json.Unmarshal(b, &f); err != nil || f.Schema != schema {
-			return nil, fault.New(fault.Corrupt, "%s is not a plugin registry of schema %s: %w", r.file(), schema, errors.Join(err, errors.New("schema "+f.Schema))).
+		err := json.Unmarshal(b, &f)
+		if err == nil && f.Schema != schema {
+			err = fmt.Errorf("schema %q", f.Schema)
+		}
+		if err != nil {
+			return nil, fault.New(fault.Corrupt, "%s is not a plugin registry of schema %s: %w", r.file(), schema, err).
 				WithHint("restore it from a backup, or remove it and install the plugins again")
 		}
 		for _, rec := range f.Plugins {
