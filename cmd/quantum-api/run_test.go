@@ -131,7 +131,9 @@ func TestServesRootAndTheCallersOfTheConfiguration(t *testing.T) {
 	ended := false
 	t.Cleanup(func() {
 		if cancel(); !ended {
-			<-done
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
 		}
 	})
 	socket := filepath.Join(dir, "run", "api.sock")

@@ -18,8 +18,7 @@ type errorBody struct {
 }
 
 func errorResult(version string, err error) errorBody {
-	var own cniError
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[cniError](err); ok {
 		return errorBody{version, own.code, own.message, own.details}
 	}
 	return errorBody{version, codeOf(err), err.Error(), fault.HintOf(err)}

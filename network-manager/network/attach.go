@@ -166,11 +166,13 @@ func (m *Manager) delist(e *Endpoint) error {
 
 func (m *Manager) know(e *Endpoint) {
 	m.endpoints[e.key()], m.byAddress[e.Address], m.byIndex[e.HostIndex] = e, e, e
+	delete(m.departed, e.Address)
 }
 
 func (m *Manager) forget(e *Endpoint) {
 	delete(m.endpoints, e.key())
 	delete(m.byAddress, e.Address)
+	m.departed[e.Address] = e
 	delete(m.byIndex, e.HostIndex)
 }
 

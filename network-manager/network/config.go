@@ -84,5 +84,5 @@ func (c Config) group() uint32 {
 func (c Config) logGroup() uint16 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(c.Table))
-	return uint16(h.Sum32()%0xf000) + 0x100 //nolint:gosec // below 0xf100
+	return uint16(h.Sum32()%0xf000) + 0x100
 }

@@ -55,7 +55,7 @@ func (m *Manager) note(p nflog.Packet) {
 
 func (m *Manager) tellDenied(f flow.Flow) {
 	m.mu.Lock()
-	e := m.byAddress[f.FromAddress]
+	e := m.byAddressOrDeparted(f.FromAddress)
 	m.mu.Unlock()
 	what := f.Protocol
 	if f.Port != 0 {
@@ -64,6 +64,15 @@ func (m *Manager) tellDenied(f flow.Flow) {
 	m.publish("flow.denied", e, fmt.Sprintf("%s to %s on %s refused: %s", f.From, f.To, what, f.Reason), map[string]string{
 		"from": f.From, "to": f.To, "protocol": f.Protocol, "port": fmt.Sprint(f.Port), "rule": f.Rule, "reason": f.Reason, "network": f.Network,
 	})
+}
+
+// byAddressOrDeparted gives who has an address, or had it last: no address is
+// given again while its last packets may still be unread. The caller holds mu.
+func (m *Manager) byAddressOrDeparted(a netip.Addr) *Endpoint {
+	if e := m.byAddress[a]; e != nil {
+		return e
+	}
+	return m.departed[a]
 }
 
 // describe says who, to whom and why.
@@ -78,7 +87,7 @@ func (m *Manager) describe(p nflog.Packet) flow.Flow {
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	src, dst := m.byAddress[from], m.byAddress[to]
+	src, dst := m.byAddressOrDeparted(from), m.byAddressOrDeparted(to)
 	if p.Prefix == nft.PrefixSpoofed || p.Prefix == nft.PrefixIPv6 {
 		src = m.byIndex[int(p.In)] // the address says nothing about the sender
 	}

@@ -63,6 +63,9 @@ type Manager struct {
 	networks  map[string]*state
 	endpoints map[key]*Endpoint
 	byAddress map[netip.Addr]*Endpoint
+	// departed are endpoints whose addresses rest: their last packets are read
+	// from the log after they have gone.
+	departed map[netip.Addr]*Endpoint
 	byIndex   map[int]*Endpoint
 	marks     marks
 	segments  []segment.Segment
@@ -85,7 +88,7 @@ func Open(ctx context.Context, c Config) (_ *Manager, err error) {
 	}
 	m := &Manager{
 		config: c, stop: make(chan struct{}), doomed: make(chan struct{}, 1), busy: map[key]chan struct{}{},
-		networks: map[string]*state{}, endpoints: map[key]*Endpoint{}, byAddress: map[netip.Addr]*Endpoint{},
+		networks: map[string]*state{}, endpoints: map[key]*Endpoint{}, byAddress: map[netip.Addr]*Endpoint{}, departed: map[netip.Addr]*Endpoint{},
 		byIndex: map[int]*Endpoint{}, marks: newMarks(), allowed: map[segment.Entry][]string{},
 	}
 	defer func() {
@@ -134,7 +137,7 @@ func Open(ctx context.Context, c Config) (_ *Manager, err error) {
 
 // lockFile makes sure that no other process uses the same state.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600) //nolint:gosec // the manager's own file
 	if err != nil {
 		return nil, fmt.Errorf("network manager: %w", err)
 	}

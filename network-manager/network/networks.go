@@ -96,7 +96,7 @@ func (m *Manager) leasesFile(network string) string {
 }
 
 func readJSON(path string, dst any) error {
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(path) //nolint:gosec // the manager's own file
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -173,8 +173,8 @@ func (m *Manager) info(n *state) Info {
 	return i
 }
 
-// NetworkRequest asks for a network; what is zero is chosen.
-type NetworkRequest struct {
+// Request asks for a network; what is zero is chosen.
+type Request struct {
 	Name, Driver, Isolation string
 	Pool                    netip.Prefix
 	MTU                     int
@@ -182,13 +182,15 @@ type NetworkRequest struct {
 }
 
 // CreateNetwork makes a network.
-func (m *Manager) CreateNetwork(ctx context.Context, r NetworkRequest) (_ Info, err error) {
+func (m *Manager) CreateNetwork(ctx context.Context, r Request) (_ Info, err error) {
 	if err := m.checkRequest(r); err != nil {
 		return Info{}, err
 	}
 	if r.MTU == 0 {
 		r.MTU = m.config.MTU
 	}
+	var failed *state
+	defer func() { err = errors.Join(err, failed.stopDNS()) }() // after mu is let go: see stopDNS
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -214,6 +216,7 @@ func (m *Manager) CreateNetwork(ctx context.Context, r NetworkRequest) (_ Info, 
 	m.networks[n.Name] = n
 	defer func() {
 		if err != nil {
+			failed = n
 			err = errors.Join(err, m.dismantle(n))
 		}
 	}()
@@ -233,7 +236,7 @@ func (m *Manager) CreateNetwork(ctx context.Context, r NetworkRequest) (_ Info, 
 	return m.info(n), nil
 }
 
-func (m *Manager) checkRequest(r NetworkRequest) error {
+func (m *Manager) checkRequest(r Request) error {
 	if err := workload.ValidateName(r.Name); err != nil {
 		return fault.New(fault.Invalid, "network: %w", err)
 	}
@@ -264,10 +267,12 @@ func (m *Manager) freePool() (netip.Prefix, error) {
 }
 
 // RemoveNetwork removes a network that nothing is attached to.
-func (m *Manager) RemoveNetwork(_ context.Context, name string) error {
+func (m *Manager) RemoveNetwork(_ context.Context, name string) (err error) {
 	if name == workload.NetworkDefault {
 		return fault.New(fault.Invalid, "network %q cannot be removed", name)
 	}
+	var removed *state
+	defer func() { err = errors.Join(err, removed.stopDNS()) }() // after mu is let go: see stopDNS
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -291,6 +296,7 @@ func (m *Manager) RemoveNetwork(_ context.Context, name string) error {
 			return fault.New(fault.Conflict, "segment %q is about network %q", s.Name, name).WithHint("remove the segment first")
 		}
 	}
+	removed = n
 	if err := m.dismantle(n); err != nil {
 		return err
 	}
@@ -298,14 +304,20 @@ func (m *Manager) RemoveNetwork(_ context.Context, name string) error {
 	return nil
 }
 
-// dismantle takes a network out of memory, kernel and disk. The caller holds mu.
+// stopDNS ends the DNS server of a network, if there is one. The caller must not
+// hold mu: an answer that is under way needs it.
+func (n *state) stopDNS() error {
+	if n == nil || n.dns == nil {
+		return nil
+	}
+	return n.dns.Close()
+}
+
+// dismantle takes a network out of memory, kernel and disk, all but its DNS
+// server. The caller holds mu.
 func (m *Manager) dismantle(n *state) error {
 	delete(m.networks, n.Name)
-	var errs []error
-	if n.dns != nil {
-		errs = append(errs, n.dns.Close())
-	}
-	errs = append(errs, m.replace(m.allowed), m.links.Gateways(m.gateways()), m.saveNetworks(), n.pool.Close())
+	errs := []error{m.replace(m.allowed), m.links.Gateways(m.gateways()), m.saveNetworks(), n.pool.Close()}
 	if err := os.Remove(m.leasesFile(n.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}

@@ -53,6 +53,7 @@ func TestRestartKeepsConnectionsAndSweepsTheRest(t *testing.T) {
 		t.Error("while no manager runs, policy is open")
 	}
 	dead.End()
+	waitGone(t, dead.endpoint.HostInterface)
 	// What a crash in the middle of Attach leaves: an interface without a
 	// record, a record cut off, a lease of nobody.
 	for _, args := range [][]string{
@@ -95,6 +96,21 @@ func TestRestartKeepsConnectionsAndSweepsTheRest(t *testing.T) {
 	if es := m.Endpoints(""); len(es) != 1 || es[0].Name != "web" {
 		t.Errorf("after Reconcile: %+v", es)
 	}
+}
+
+// waitGone waits for the kernel, which removes a namespace some time after the
+// last process has left it.
+func waitGone(t *testing.T, link string) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range 1000 {
+		if exec.Command("ip", "link", "show", link).Run() != nil {
+			return
+		}
+		<-tick.C
+	}
+	t.Fatalf("%s is still there", link)
 }
 
 func group(t *testing.T, link string) string {
@@ -159,26 +175,29 @@ func TestAttachRefusesAndUndoes(t *testing.T) {
 	m, _ := open(t, nil)
 	ns := nettest.New(t)
 	good := workload.Attachment{Container: workload.NewID(), Name: "web", Network: "default", NetNS: ns.Path(), Interface: "eth0"}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
 	cases := map[string]struct {
 		change func(*workload.Attachment)
-		ctx    context.Context
+		ended  bool
 		kind   fault.Kind
 	}{
-		"no such network":   {func(a *workload.Attachment) { a.Network = "nowhere" }, t.Context(), fault.NotFound},
-		"no such namespace": {func(a *workload.Attachment) { a.NetNS = "/proc/0/ns/net" }, t.Context(), fault.NotFound},
-		"not a namespace":   {func(a *workload.Attachment) { a.NetNS = "/etc/passwd" }, t.Context(), fault.Invalid},
-		"the node's own":    {func(a *workload.Attachment) { a.NetNS = "/proc/self/ns/net" }, t.Context(), fault.Invalid},
-		"bad interface":     {func(a *workload.Attachment) { a.Interface = "../eth0" }, t.Context(), fault.Invalid},
-		"taken interface":   {func(a *workload.Attachment) { a.Interface = "lo" }, t.Context(), fault.Exists},
-		"context has ended": {func(*workload.Attachment) {}, ctx, fault.Internal},
+		"no such network":   {func(a *workload.Attachment) { a.Network = "nowhere" }, false, fault.NotFound},
+		"no such namespace": {func(a *workload.Attachment) { a.NetNS = "/proc/0/ns/net" }, false, fault.NotFound},
+		"not a namespace":   {func(a *workload.Attachment) { a.NetNS = "/etc/passwd" }, false, fault.Invalid},
+		"the node's own":    {func(a *workload.Attachment) { a.NetNS = "/proc/self/ns/net" }, false, fault.Invalid},
+		"bad interface":     {func(a *workload.Attachment) { a.Interface = "../eth0" }, false, fault.Invalid},
+		"taken interface":   {func(a *workload.Attachment) { a.Interface = "lo" }, false, fault.Exists},
+		"context has ended": {func(*workload.Attachment) {}, true, fault.Internal},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			a := good
 			c.change(&a)
-			if _, err := m.Attach(c.ctx, a); err == nil || fault.KindOf(err) != c.kind {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if c.ended {
+				cancel()
+			}
+			if _, err := m.Attach(ctx, a); err == nil || fault.KindOf(err) != c.kind {
 				t.Errorf("error %v of kind %v, want %v", err, fault.KindOf(err), c.kind)
 			}
 			out, _ := exec.Command("ip", "-o", "link").Output()
@@ -252,21 +271,21 @@ func TestManyAtOnce(t *testing.T) {
 
 func TestNetworks(t *testing.T) {
 	m, c := open(t, nil)
-	n, err := m.CreateNetwork(t.Context(), network.NetworkRequest{Name: "back"})
+	n, err := m.CreateNetwork(t.Context(), network.Request{Name: "back"})
 	if err != nil || n.Pool.String() != "10.211.0.0/16" || n.Gateway.String() != "10.211.0.1" {
 		t.Fatalf("%+v %v", n, err)
 	}
 	for _, bad := range []struct {
-		r    network.NetworkRequest
+		r    network.Request
 		kind fault.Kind
 	}{
-		{network.NetworkRequest{Name: "back"}, fault.Exists},
-		{network.NetworkRequest{Name: "Back"}, fault.Invalid},
-		{network.NetworkRequest{Name: "none"}, fault.Invalid},
-		{network.NetworkRequest{Name: "x", Pool: c.Pool}, fault.Conflict},
-		{network.NetworkRequest{Name: "x", Pool: netip.MustParsePrefix("10.98.0.0/31")}, fault.Invalid},
-		{network.NetworkRequest{Name: "x", Driver: "macvlan"}, fault.Unsupported},
-		{network.NetworkRequest{Name: "x", Isolation: "none"}, fault.Unsupported},
+		{network.Request{Name: "back"}, fault.Exists},
+		{network.Request{Name: "Back"}, fault.Invalid},
+		{network.Request{Name: "none"}, fault.Invalid},
+		{network.Request{Name: "x", Pool: c.Pool}, fault.Conflict},
+		{network.Request{Name: "x", Pool: netip.MustParsePrefix("10.98.0.0/31")}, fault.Invalid},
+		{network.Request{Name: "x", Driver: "macvlan"}, fault.Unsupported},
+		{network.Request{Name: "x", Isolation: "none"}, fault.Unsupported},
 	} {
 		if _, err := m.CreateNetwork(t.Context(), bad.r); fault.KindOf(err) != bad.kind {
 			t.Errorf("%+v: %v, want kind %v", bad.r, err, bad.kind)

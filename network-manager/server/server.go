@@ -39,7 +39,7 @@ func (s *Server) ListNetworks(context.Context, *networkv1.ListNetworksRequest) (
 
 // CreateNetwork makes a network.
 func (s *Server) CreateNetwork(ctx context.Context, r *networkv1.CreateNetworkRequest) (*networkv1.CreateNetworkResponse, error) {
-	q := network.NetworkRequest{
+	q := network.Request{
 		Name: r.GetName(), Driver: r.GetDriver(), Isolation: r.GetIsolation(), MTU: int(r.GetMtu()), Labels: r.GetLabels(),
 	}
 	if r.GetPool() != "" {
@@ -137,7 +137,7 @@ func (s *Server) WatchFlows(r *networkv1.WatchFlowsRequest, stream grpc.ServerSt
 
 func matcher(deniedOnly bool, workload string) func(*flow.Flow) bool {
 	return func(f *flow.Flow) bool {
-		return !(deniedOnly && f.Allowed) && (workload == "" || f.From == workload || f.To == workload)
+		return (!deniedOnly || !f.Allowed) && (workload == "" || f.From == workload || f.To == workload)
 	}
 }
 

@@ -39,7 +39,9 @@ var (
 
 // PutLength writes n into the first bytes of b.
 func PutLength(b []byte, n int) {
-	b[0], b[1], b[2], b[3] = byte(n), byte(n>>8), byte(n>>16), byte(n>>24)
+	for i := range LengthBytes {
+		b[i] = byte(n >> (8 * i) & 0xff)
+	}
 }
 
 // Length reads the first bytes of b.

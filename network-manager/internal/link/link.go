@@ -285,7 +285,7 @@ func gone(err error) bool {
 }
 
 func sysctl(name, value string) error {
-	f, err := os.OpenFile(filepath.Join("/proc/sys", name), os.O_WRONLY, 0)
+	f, err := os.OpenFile(filepath.Join("/proc/sys", name), os.O_WRONLY, 0) //nolint:gosec // below /proc/sys, and the name is our own interface's
 	if err != nil {
 		return fmt.Errorf("sysctl: %w", err)
 	}

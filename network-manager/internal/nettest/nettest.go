@@ -25,7 +25,7 @@ func Main(m *testing.M) {
 		}
 		// The thread that executes is the one that is left, with its namespace.
 		env := append(os.Environ(), marker+"=1")
-		err := unix.Exec("/proc/self/exe", os.Args, env) //nolint:gosec // this very program
+		err := unix.Exec("/proc/self/exe", os.Args, env)
 		fmt.Fprintln(os.Stderr, "execute the tests again:", err)
 		os.Exit(1)
 	}

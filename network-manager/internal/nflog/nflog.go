@@ -33,7 +33,7 @@ type Reader struct{ conn *netlink.Conn }
 
 const (
 	subsystem   = unix.NFNL_SUBSYS_ULOG
-	msgPacket   = subsystem<<8 | 0
+	msgPacket   = subsystem << 8
 	msgConfig   = subsystem<<8 | 1
 	cfgCommand  = 1
 	cfgMode     = 2
