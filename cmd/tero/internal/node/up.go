@@ -41,7 +41,7 @@ Flags:
       --log FILE   log of the node in the background (terod.log beside its socket)
   -h, --help       this text
 
-Every other flag is the node's: see "terod --help".
+-o, --format and -q work as everywhere. Every other flag is the node's: see "terod --help".
 `
 
 func upCommand(s *session.Session) *cobra.Command {
@@ -51,12 +51,16 @@ func upCommand(s *session.Session) *cobra.Command {
 		// The node knows its flags; a copy of them here would go stale.
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := parseUp(args, s.Getenv, s.Connection.Socket)
+			o, err := parseUp(args, s.Getenv, s.Connection.Socket, s.Style)
 			if err != nil {
 				return err
 			}
 			if o.help {
 				_, err := io.WriteString(s.Stdout, upHelp)
+				return err
+			}
+			s.Style = o.style
+			if err := s.Style.Validate(); err != nil {
 				return err
 			}
 			bin, err := findTerod()
@@ -76,14 +80,15 @@ func upCommand(s *session.Session) *cobra.Command {
 type up struct {
 	help, detach bool
 	log          string
-	socket       string   // where the node will answer
-	flags        []string // terod's
+	style        render.Style // how to print the node's status
+	socket       string       // where the node will answer
+	flags        []string     // terod's
 }
 
 // parseUp takes the few flags out that are the CLI's and learns from the
 // node's where it will answer.
-func parseUp(args []string, getenv func(string) string, socket string) (up, error) {
-	o := up{socket: socket}
+func parseUp(args []string, getenv func(string) string, socket string, style render.Style) (up, error) {
+	o := up{socket: socket, style: style}
 	run := getenv("TERO_RUN_DIR")
 	explicit := getenv("TERO_SOCKET") != ""
 	for i := 0; i < len(args); i++ {
@@ -91,7 +96,7 @@ func parseUp(args []string, getenv func(string) string, socket string) (up, erro
 		if len(name) > 2 && name[0] == '-' && name[1] != '-' {
 			name = "-" + name // terod takes -run-dir for --run-dir
 		}
-		takes := name == "--log" || name == "--socket" || name == "--run-dir"
+		takes := slices.Contains([]string{"--log", "--socket", "--run-dir", "--output", "-o", "--format"}, name)
 		from := i
 		if takes && !joined {
 			if i+1 == len(args) {
@@ -109,6 +114,15 @@ func parseUp(args []string, getenv func(string) string, socket string) (up, erro
 			continue
 		case "--log":
 			o.log = value
+			continue
+		case "-o", "--output":
+			o.style.Output = value
+			continue
+		case "--format":
+			o.style.Template = value
+			continue
+		case "-q", "--quiet":
+			o.style.Quiet = true
 			continue
 		case "--socket":
 			o.socket, explicit = value, true
