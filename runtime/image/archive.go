@@ -91,7 +91,7 @@ func (a *archive) add(ctx context.Context, h *tar.Header, r io.Reader, n int) er
 	case tar.TypeDir:
 		return nil
 	case tar.TypeSymlink: // docker-archives name one layer twice
-		a.links[name] = path.Join(path.Dir(name), h.Linkname)
+		a.links[name] = path.Join(path.Dir(name), h.Linkname) //nolint:gosec // a key to look up, never a path
 		return nil
 	case tar.TypeLink:
 		a.links[name] = path.Clean(h.Linkname)
@@ -152,7 +152,7 @@ func (m markReads) Read(p []byte) (int, error) {
 
 func (a *archive) write(name string, r io.Reader) (f stagedFile, err error) {
 	f.path = filepath.Join(a.dir, name)
-	out, err := os.OpenFile(f.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // a number in a folder of our own
+	out, err := os.OpenFile(f.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return f, err
 	}

@@ -218,8 +218,8 @@ func (s *Store) isEmpty(t testing.TB) {
 	}
 }
 
-// trustKey makes a key and trusts it under a name.
-func trustKey(t testing.TB, s *Store, name string) *ocilayout.PrivateKey {
+// trustKey makes a key and trusts it as "release".
+func trustKey(t testing.TB, s *Store) *ocilayout.PrivateKey {
 	t.Helper()
 	k, err := ocilayout.GenerateKey()
 	if err != nil {
@@ -236,7 +236,7 @@ func trustKey(t testing.TB, s *Store, name string) *ocilayout.PrivateKey {
 	if err := os.MkdirAll(s.trust.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.trust.dir, name+".pub"), b, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.trust.dir, "release.pub"), b, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return k
