@@ -188,7 +188,9 @@ func (l *Log) RecordPolicy(ctx context.Context, policy digest.Digest) error {
 }
 
 // errClosed is a log that is shut down.
-func errClosed() error { return fault.New(fault.Unavailable, "the launch log is closed: the node stops") }
+func errClosed() error {
+	return fault.New(fault.Unavailable, "the launch log is closed: the node stops")
+}
 
 // add hands a record to the goroutine that owns the log. Once taken, its fate
 // is waited for, as a durable record cannot be taken back.
