@@ -1,5 +1,6 @@
 // Command web is an HTTP server for demonstrations: it greets with its host
-// name on port 8080, logs each request, and ends gracefully on SIGTERM.
+// name on port 8080, logs each request, and ends gracefully on SIGTERM. With
+// -check it asks a server on the same address whether it answers.
 package main
 
 import (
@@ -18,7 +19,11 @@ import (
 
 func main() {
 	addr := flag.String("addr", ":8080", "address to serve on")
+	check := flag.Bool("check", false, "ask the server on addr whether it answers, and end")
 	flag.Parse()
+	if *check {
+		os.Exit(healthy(*addr))
+	}
 	log := slog.New(slog.NewTextHandler(os.Stdout, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -26,6 +31,30 @@ func main() {
 		log.ErrorContext(ctx, "web failed", slog.String("error", err.Error()))
 		os.Exit(1)
 	}
+}
+
+// healthy gives 0 when the server answers, 1 when not, and says which.
+func healthy(addr string) int {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "address:", err)
+		return 1
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+port+"/", http.NoBody)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "address:", err)
+		return 1
+	}
+	resp, err := http.DefaultClient.Do(req) //nolint:gosec // only the loopback interface, by design
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "unhealthy:", err)
+		return 1
+	}
+	_ = resp.Body.Close()
+	fmt.Println("healthy:", resp.Status)
+	return 0
 }
 
 // run serves until ctx ends, then lets open requests finish.

@@ -145,11 +145,11 @@ func (m *Manager) enlist(e *Endpoint) error {
 	if m.networks[e.Network] == nil {
 		return fault.New(fault.Conflict, "network %q was removed meanwhile", e.Network)
 	}
-	e.Mark = m.marks.take(e)
+	e.Mark = m.marks.Take(e.identity())
 	m.know(e)
 	if err := m.enforce(nft.Change{AddEndpoints: []nft.Endpoint{e.element()}}); err != nil {
 		m.forget(e)
-		m.marks.drop(e)
+		m.marks.Drop(e.identity())
 		return err
 	}
 	return nil
@@ -160,9 +160,12 @@ func (m *Manager) delist(e *Endpoint) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.forget(e)
-	m.marks.drop(e)
+	m.marks.Drop(e.identity())
 	return m.enforce(nft.Change{RemoveEndpoints: []nft.Endpoint{e.element()}})
 }
+
+// maxDeparted bounds the memory of who had an address.
+const maxDeparted = 4096
 
 func (m *Manager) know(e *Endpoint) {
 	m.endpoints[e.key()], m.byAddress[e.Address], m.byIndex[e.HostIndex] = e, e, e
@@ -172,6 +175,9 @@ func (m *Manager) know(e *Endpoint) {
 func (m *Manager) forget(e *Endpoint) {
 	delete(m.endpoints, e.key())
 	delete(m.byAddress, e.Address)
+	if len(m.departed) >= maxDeparted {
+		clear(m.departed)
+	}
 	m.departed[e.Address] = e
 	delete(m.byIndex, e.HostIndex)
 }

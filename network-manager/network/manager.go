@@ -30,6 +30,7 @@ import (
 	"tero.internal/network-manager/dns"
 	"tero.internal/network-manager/flow"
 	"tero.internal/network-manager/internal/link"
+	"tero.internal/network-manager/internal/mark"
 	"tero.internal/network-manager/internal/nflog"
 	"tero.internal/network-manager/internal/nft"
 	"tero.internal/network-manager/ipam"
@@ -66,10 +67,10 @@ type Manager struct {
 	// departed are endpoints whose addresses rest: their last packets are read
 	// from the log after they have gone.
 	departed map[netip.Addr]*Endpoint
-	byIndex   map[int]*Endpoint
-	marks     marks
-	segments  []segment.Segment
-	allowed   map[segment.Entry][]string // what the kernel's allow set holds
+	byIndex  map[int]*Endpoint
+	marks    *mark.Marks
+	segments []segment.Segment
+	allowed  map[segment.Entry][]string // what the kernel's allow set holds
 }
 
 // state is a network at work.
@@ -89,7 +90,7 @@ func Open(ctx context.Context, c Config) (_ *Manager, err error) {
 	m := &Manager{
 		config: c, stop: make(chan struct{}), doomed: make(chan struct{}, 1), busy: map[key]chan struct{}{},
 		networks: map[string]*state{}, endpoints: map[key]*Endpoint{}, byAddress: map[netip.Addr]*Endpoint{}, departed: map[netip.Addr]*Endpoint{},
-		byIndex: map[int]*Endpoint{}, marks: newMarks(), allowed: map[segment.Entry][]string{},
+		byIndex: map[int]*Endpoint{}, marks: mark.New(), allowed: map[segment.Entry][]string{},
 	}
 	defer func() {
 		if err != nil {

@@ -66,8 +66,12 @@ func (s *scenario) all(ctx context.Context, commands ...[]string) error {
 	return nil
 }
 
-// shown is how many lines of a command's output the demo prints.
-const shown = 12
+// shown is how many lines of a command's output the demo prints, and width how
+// much of each.
+const (
+	shown = 14
+	width = 150
+)
 
 func show(out string) {
 	n := 0
@@ -76,7 +80,11 @@ func show(out string) {
 			fmt.Println("     ...")
 			return
 		}
-		fmt.Printf("     %s\n", strings.TrimRight(line, "\n"))
+		text := []rune(strings.TrimRight(line, "\n"))
+		if len(text) > width {
+			text = append(text[:width], '…')
+		}
+		fmt.Printf("     %s\n", string(text))
 	}
 }
 
@@ -296,8 +304,8 @@ func (s *scenario) dailyWork(ctx context.Context) error {
 		want string
 	}{
 		{[]string{"ps"}, "running"},
-		{[]string{"logs", "web"}, "GET /"},
-		{[]string{"exec", "web", "/web", "-version"}, "web"},
+		{[]string{"logs", "web"}, "method=GET path=/"},
+		{[]string{"exec", "web", "/web", "-check"}, "healthy: 200 OK"},
 		{[]string{"run", "--rm", "--name", "client", "client:v1", "-once", "http://web:8080/"}, "hello from web"},
 		{[]string{"stop", "web"}, "web"},
 		{[]string{"rm", "web"}, "web"},
