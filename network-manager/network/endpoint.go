@@ -3,8 +3,11 @@ package network
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"tero.internal/common/workload"
@@ -57,6 +60,16 @@ func (e *Endpoint) Workload() workload.Endpoint {
 		Address: netip.PrefixFrom(e.Address, e.Address.BitLen()), Gateway: e.Gateway,
 		DNS: []netip.Addr{e.Gateway}, Search: []string{e.Network + "." + Domain}, MTU: e.MTU,
 	}
+}
+
+// identity joins all that segments can select by, and the SPIFFE ID.
+func (e *Endpoint) identity() string {
+	parts := []string{e.Network, e.Name, e.SPIFFEID}
+	for _, k := range slices.Sorted(maps.Keys(e.Labels)) {
+		parts = append(parts, k, e.Labels[k])
+	}
+	b, _ := json.Marshal(parts) // strings always encode
+	return string(b)
 }
 
 func (e *Endpoint) pair() link.Pair {

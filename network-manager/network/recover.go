@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"tero.internal/common/fault"
 	"tero.internal/common/workload"
 	"tero.internal/network-manager/internal/link"
 	"tero.internal/network-manager/segment"
@@ -38,8 +39,10 @@ func (m *Manager) recover(ctx context.Context) error {
 			m.config.Log.InfoContext(ctx, "removed what is left of an endpoint", slog.String("workload", e.Name), slog.String("address", e.Address.String()))
 			continue
 		}
+		if err := m.marks.Restore(e.identity(), e.Mark); err != nil {
+			return fault.New(fault.Corrupt, "journal of endpoints: %w", err)
+		}
 		m.know(e)
-		m.marks.restore(e)
 		living = append(living, r)
 	}
 	if err := m.sweepLeases(); err != nil {
