@@ -7,16 +7,20 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"tero.internal/common/workload"
 	"tero.internal/runtime/sandbox"
+	"tero.internal/runtime/sandbox/sandboxtest"
 )
 
 // built are the binaries that the tests run, made once by TestMain.
 var built struct{ init, layer string }
 
 func TestMain(m *testing.M) {
+	if o := os.Getenv(ownerVariable); o != "" {
+		fmt.Fprintln(os.Stderr, play(o))
+		os.Exit(1)
+	}
 	dir, err := os.MkdirTemp("", "tero-sandbox-")
 	if err == nil {
 		err = build(dir)
@@ -35,7 +39,7 @@ func build(dir string) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
-	for target, source := range map[string]string{built.init: "../../cmd/tero-init", filepath.Join(built.layer, "probe"): "./testdata/probe"} {
+	for target, source := range map[string]string{built.init: "../../cmd/tero-init", filepath.Join(built.layer, "probe"): "./sandboxtest/testdata/probe"} {
 		cmd := exec.Command("go", "build", "-trimpath", "-o", target, source)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -59,6 +63,11 @@ func newNode(tb testing.TB) *node {
 		CgroupParent: "tero-test-" + string(workload.NewID().Short()),
 		Log:          slog.New(slog.DiscardHandler),
 	}
+	return openNode(tb, config)
+}
+
+func openNode(tb testing.TB, config sandbox.Config) *node {
+	tb.Helper()
 	n, err := sandbox.OpenNative(tb.Context(), config)
 	if err != nil {
 		tb.Fatal(err)
@@ -70,8 +79,6 @@ func newNode(tb testing.TB) *node {
 
 // end destroys what is left and ends the keeper.
 func (n *node) end(tb testing.TB) {
-	ctx := tb.Context()
-	_ = ctx
 	list, err := n.List(cleanup())
 	if err != nil {
 		tb.Error(err)
@@ -94,39 +101,11 @@ func image() workload.Image {
 	return workload.Image{Reference: "localhost/probe:test", Layers: []string{built.layer}}
 }
 
-func spec(tb testing.TB, args ...string) workload.Spec {
-	tb.Helper()
-	s, err := workload.Spec{Name: "probe", Image: "localhost/probe:test", Network: workload.NetworkNone, Args: append([]string{"/probe"}, args...)}.Complete(image())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return s
+func (n *node) suite() *sandboxtest.Suite {
+	return &sandboxtest.Suite{Driver: n.Native, Image: image()}
 }
 
-func TestRun(t *testing.T) {
+func TestConformance(t *testing.T) {
 	n := newNode(t)
-	id := workload.NewID()
-	config, err := n.Configure(spec(t, "exit", "5"), image())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t0 := time.Now()
-	netns, err := n.Create(t.Context(), id, config, image())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Log("netns", netns, time.Since(t0))
-	if err := n.Start(t.Context(), id, nil); err != nil {
-		t.Fatal(err)
-	}
-	t.Log("started", time.Since(t0))
-	exit, err := n.Wait(t.Context(), id)
-	if err != nil || exit.Code != 5 {
-		t.Fatalf("exit %+v, %v", exit, err)
-	}
-	t.Log("exited", time.Since(t0))
-	if err := n.Destroy(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
-	t.Log("destroyed", time.Since(t0))
+	n.suite().TestAll(t)
 }

@@ -1,0 +1,56 @@
+package sandbox_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"tero.internal/common/workload"
+)
+
+// BenchmarkLaunch creates, starts, awaits and destroys a container that does
+// nothing. Beside the whole it prints the median of each phase, in
+// microseconds: request to exec is create plus start.
+func BenchmarkLaunch(b *testing.B) {
+	n := newNode(b)
+	spec := n.suite().Spec(b, "true")
+	ctx := b.Context()
+	var phases [5][]time.Duration
+	launch := func() {
+		id := workload.NewID()
+		at := [6]time.Time{time.Now()}
+		config, err := n.Configure(spec, image())
+		if err != nil {
+			b.Fatal(err)
+		}
+		at[1] = time.Now()
+		if _, err := n.Create(ctx, id, config, image()); err != nil {
+			b.Fatal(err)
+		}
+		at[2] = time.Now()
+		if err := n.Start(ctx, id, nil); err != nil {
+			b.Fatal(err)
+		}
+		at[3] = time.Now()
+		if exit, err := n.Wait(ctx, id); err != nil || exit.Code != 0 {
+			b.Fatal(exit, err)
+		}
+		at[4] = time.Now()
+		if err := n.Destroy(ctx, id); err != nil {
+			b.Fatal(err)
+		}
+		at[5] = time.Now()
+		for i := range phases {
+			phases[i] = append(phases[i], at[i+1].Sub(at[i]))
+		}
+	}
+	launch() // the first makes what later ones share
+	phases = [5][]time.Duration{}
+	for b.Loop() {
+		launch()
+	}
+	for i, name := range []string{"configure", "create", "start", "exit", "destroy"} {
+		slices.Sort(phases[i])
+		b.ReportMetric(float64(phases[i][len(phases[i])/2].Microseconds()), name+"-us")
+	}
+}
