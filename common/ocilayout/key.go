@@ -106,7 +106,7 @@ func ParsePrivateKey(name string, b, password []byte) (*PrivateKey, error) {
 	block, _ := pem.Decode(b)
 	if block == nil {
 		return nil, fault.New(fault.Invalid, "%s holds no PEM block", name).
-			WithHint("a signing key is what \"cosign generate-key-pair\" or \"tero image key\" writes")
+			WithHint("a signing key is what \"cosign generate-key-pair\" or \"tero image keygen\" writes")
 	}
 	der := block.Bytes
 	switch block.Type {
