@@ -28,7 +28,7 @@ import (
 func TestMain(m *testing.M) { nettest.Main(m) }
 
 // start serves CNI from a manager and gives the folder with the built plugin.
-func start(t *testing.T) (m *network.Manager, bin string) {
+func start(t testing.TB) (m *network.Manager, bin string) {
 	t.Helper()
 	m, err := network.Open(t.Context(), network.Config{
 		StateDir: t.TempDir(), RunDir: t.TempDir(), Table: "qcni", InterfacePrefix: "qc", Pool: netip.MustParsePrefix("10.98.0.0/24"),
@@ -54,7 +54,7 @@ func start(t *testing.T) (m *network.Manager, bin string) {
 	return m, build(t)
 }
 
-func build(t *testing.T) string {
+func build(t testing.TB) string {
 	t.Helper()
 	bin := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "tero.internal/cmd/quantum-cni")
