@@ -110,7 +110,7 @@ func (m *Manager) judge(f *flow.Flow, p nflog.Packet, src, dst *Endpoint) {
 	switch p.Prefix {
 	case nft.PrefixAllowed:
 		f.Allowed = true
-		f.Rule, f.Reason = m.allowing(p, src)
+		f.Rule, f.Reason = m.allowing(what, src, dst)
 	case nft.PrefixSpoofed:
 		f.Rule = flow.RuleSpoofed
 		f.Reason = fmt.Sprintf("%s sent from %s, which is not its address", f.From, f.FromAddress)
@@ -145,11 +145,12 @@ func (m *Manager) explain(f *flow.Flow, what segment.Port, src, dst *Endpoint) s
 	}
 }
 
-// allowing names the segments that allow a packet.
-func (m *Manager) allowing(p nflog.Packet, src *Endpoint) (rule, reason string) {
-	if src != nil && p.Destination.Is4() {
-		e := segment.Entry{Mark: src.Mark, Address: p.Destination.As4(), Protocol: p.Protocol, Port: p.DestinationPort}
-		if names := m.allowed[e]; len(names) > 0 {
+// allowing names the segments that allow a flow. They are judged by the
+// segments, not by the kernel's set: a client that was quick has gone from it.
+func (m *Manager) allowing(what segment.Port, src, dst *Endpoint) (rule, reason string) {
+	if src != nil && dst != nil {
+		a, b := src.member(), dst.member()
+		if names := segment.Allowing(m.segments, &a, &b, what); len(names) > 0 {
 			return names[0], "allowed by segment " + strings.Join(names, ", ")
 		}
 	}

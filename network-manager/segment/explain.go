@@ -68,12 +68,28 @@ func (s *Segment) lacking(from, to *Member, port Port) string {
 	return strings.Join(parts, " and ")
 }
 
+// Allowing gives the names of the segments that let from reach to on a port.
+func Allowing(segments []Segment, from, to *Member, port Port) []string {
+	var out []string
+	for i := range segments {
+		s := &segments[i]
+		if slices.Contains(s.Ports, port) && s.connects(from, to) {
+			out = append(out, s.Name)
+		}
+	}
+	return out
+}
+
+func (s *Segment) connects(from, to *Member) bool {
+	return s.Network == to.Network && from.Network == to.Network && s.To.Matches(to) && s.selectsSource(from)
+}
+
 // AnyReach gives the names of the segments that let from reach to on any port.
 func AnyReach(segments []Segment, from, to *Member) []string {
 	var out []string
 	for i := range segments {
 		s := &segments[i]
-		if s.Network == to.Network && from.Network == to.Network && s.To.Matches(to) && s.selectsSource(from) {
+		if s.connects(from, to) {
 			out = append(out, s.Name)
 		}
 	}

@@ -148,6 +148,12 @@ func TestExplain(t *testing.T) {
 	if got := segment.AnyReach(segments, client, web); !cmp.Equal(got, []string{"web-from-client"}) {
 		t.Errorf("AnyReach: %v", got)
 	}
+	if got := segment.Allowing(segments, client, web, tcp(8080)); !cmp.Equal(got, []string{"web-from-client"}) {
+		t.Errorf("Allowing: %v", got)
+	}
+	if got := segment.Allowing(segments, client, web, tcp(80)); got != nil {
+		t.Errorf("Allowing on another port: %v", got)
+	}
 	if got := segment.AnyReach(segments, back, web); got != nil {
 		t.Errorf("AnyReach over networks: %v", got)
 	}
