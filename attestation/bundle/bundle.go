@@ -173,10 +173,15 @@ func appendLine(out []byte, e *record.Entry) []byte {
 		}
 		out = append(out, c)
 	}
+	return appendDigests(out, e.Digests)
+}
+
+// appendDigests writes what follows a record's event.
+func appendDigests(out []byte, d record.Digests) []byte {
 	out = append(out, `","sha256":"`...)
-	out = hex.AppendEncode(out, e.Digests.SHA256[:])
+	out = hex.AppendEncode(out, d.SHA256[:])
 	out = append(out, `","sha384":"`...)
-	out = hex.AppendEncode(out, e.Digests.SHA384[:])
+	out = hex.AppendEncode(out, d.SHA384[:])
 	return append(out, `"}`...)
 }
 

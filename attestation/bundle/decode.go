@@ -134,14 +134,10 @@ func decodeLine(line []byte) (record.Entry, error) {
 	if err256 != nil || err384 != nil {
 		return record.Entry{}, errors.New("a digest of it is not hexadecimal")
 	}
-	e, err := record.Open(event, d)
-	if err != nil {
-		return record.Entry{}, err
-	}
-	if !bytes.Equal(appendLine(nil, &e), line) {
+	if !bytes.Equal(appendDigests(make([]byte, 0, len(tail)), d), rest) {
 		return record.Entry{}, errLine
 	}
-	return e, nil
+	return record.Open(event, d)
 }
 
 var namePattern = regexp.MustCompile(`\\"name\\":\\"([a-z0-9-]{1,63})\\"`)

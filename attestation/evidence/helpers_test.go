@@ -28,15 +28,9 @@ type swtpm struct {
 
 func startTPM(t testing.TB) *swtpm {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "tpm") // t.TempDir can be too long for a socket's path
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	s := &swtpm{t: t, dir: dir, path: filepath.Join(dir, "s")}
-	t.Cleanup(func() {
-		s.stop()
-		_ = os.RemoveAll(dir)
-	})
+	t.Cleanup(s.stop)
 	s.start()
 	return s
 }

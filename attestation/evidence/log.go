@@ -107,7 +107,7 @@ func open(ctx context.Context, cfg Config, wrap func(register) register) (_ *Log
 	}
 	defer func() {
 		if err != nil {
-			o.close()
+			o.close(ctx)
 		}
 	}()
 	damage := o.file.scan(o.replay)

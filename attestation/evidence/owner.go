@@ -3,7 +3,6 @@ package evidence
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -74,7 +73,7 @@ func (o *owner) replay(e *record.Entry, end int64) {
 // run serves requests until Close. Records that wait together share a write.
 func (o *owner) run(ctx context.Context) {
 	defer close(o.log.done)
-	defer o.close()
+	defer o.close(ctx)
 	for {
 		select {
 		case a := <-o.log.measure:
@@ -195,7 +194,8 @@ func (o *owner) extendDigests(ctx context.Context, ds []record.Digests) error {
 		return err
 	}
 	if !st.holds(o.value) {
-		return o.diverge(ctx, "somebody else extended the register while a launch was recorded")
+		o.diverge(ctx, "somebody else extended the register while a launch was recorded")
+		return o.refusal()
 	}
 	o.unsettled = false
 	return nil
@@ -243,13 +243,12 @@ func (o *owner) attest(ctx context.Context, nonce []byte) (*bundle.Bundle, error
 
 // diverge gives up the log for good: launching goes on only where the log and
 // the register tell the same story.
-func (o *owner) diverge(ctx context.Context, why string) error {
+func (o *owner) diverge(ctx context.Context, why string) {
 	o.diverged = why
 	o.log.mu.Lock()
 	o.log.view.diverged = why
 	o.log.mu.Unlock()
 	o.log.cfg.Log.ErrorContext(ctx, "launch log diverged from its register", slog.String("reason", why))
-	return o.refusal()
 }
 
 // refusal is what everybody hears after a divergence.
@@ -262,13 +261,14 @@ func (o *owner) refusal() error {
 	return f.WithHint("somebody may have tampered: keep %s for examination. To go on, move the folder away and enrol the node anew", dir)
 }
 
-func (o *owner) close() {
+// close gives back the register and the file.
+func (o *owner) close(ctx context.Context) {
 	if o.register != nil {
 		if err := o.register.Close(); err != nil {
-			o.log.cfg.Log.WarnContext(context.Background(), "close the register", slog.String("error", err.Error()))
+			o.log.cfg.Log.WarnContext(ctx, "close the register", slog.String("error", err.Error()))
 		}
 	}
 	if err := o.file.f.Close(); err != nil {
-		o.log.cfg.Log.WarnContext(context.Background(), "close the launch log", slog.String("error", fmt.Sprint(err)))
+		o.log.cfg.Log.WarnContext(ctx, "close the launch log", slog.String("error", err.Error()))
 	}
 }

@@ -166,11 +166,7 @@ func TestKeysThatKilledProgramsLeftLoadedAreUnloaded(t *testing.T) {
 
 // TestEndorsementKey reads the certificate that swtpm's manufacturer made.
 func TestEndorsementKey(t *testing.T) {
-	dir, err := os.MkdirTemp("", "ek")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

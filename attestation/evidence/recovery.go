@@ -25,11 +25,11 @@ func (o *owner) recover(ctx context.Context, damage error) error {
 	}
 	if o.size > 0 && o.first.Register == o.log.kind() && o.first.Keys != o.keysDigest &&
 		(st.boot == o.boot || !resets(o.log.kind())) {
-		_ = o.diverge(ctx, "the node's keys are not those that the log was begun with")
+		o.diverge(ctx, "the node's keys are not those that the log was begun with")
 		return nil
 	}
 	if damage != nil && !o.within(st) {
-		_ = o.diverge(ctx, damage.Error())
+		o.diverge(ctx, damage.Error())
 		return nil
 	}
 	if damage != nil {
@@ -77,7 +77,8 @@ func (o *owner) settle(ctx context.Context, st registerState) error {
 	sameBoot := st.boot == o.boot
 	if o.size == 0 || o.rebooted(st) {
 		if !st.holds(record.Register{}) {
-			return o.diverge(ctx, "the log is empty, but the register is not: it was used before")
+			o.diverge(ctx, "the log is empty, but the register is not: it was used before")
+			return o.refusal()
 		}
 		if err := o.file.cut(); err != nil {
 			return storageFault("trim the launch log", err)
@@ -87,8 +88,9 @@ func (o *owner) settle(ctx context.Context, st registerState) error {
 	tail, found := o.pending(st)
 	resumed := !sameBoot && resets(o.log.kind())
 	if !found || resumed && !sameCycle(o.boot, st.cycle) {
-		return o.diverge(ctx, fmt.Sprintf("the register holds %s, the %d records of the log give %s: records were removed or changed, or somebody else extended it",
+		o.diverge(ctx, fmt.Sprintf("the register holds %s, the %d records of the log give %s: records were removed or changed, or somebody else extended it",
 			st.value.SHA256, o.size, o.value.SHA256))
+		return o.refusal()
 	}
 	if err := o.file.cut(); err != nil {
 		return storageFault("trim the launch log", err)

@@ -297,7 +297,7 @@ const maxResponse = 64 << 10
 // Send sends a command and gives its response.
 func (s *socket) Send(command []byte) ([]byte, error) {
 	d := net.Dialer{Timeout: commandTimeout}
-	c, err := d.Dial("unix", s.path) //nolint:noctx // a TPM command cannot be cancelled; it has a deadline.
+	c, err := d.Dial("unix", s.path)
 	if err != nil {
 		return nil, err
 	}

@@ -194,7 +194,7 @@ func TestSVID(t *testing.T) {
 
 func TestRequestsAreChecked(t *testing.T) {
 	i := mustOpen(t, config(t))
-	weak, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // weak on purpose.
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,8 +38,8 @@ func Header() []byte {
 
 	b := le.AppendUint32(nil, 0) // PCR 0, as the profile asks
 	b = le.AppendUint32(b, eventAction)
-	b = append(b, make([]byte, 20)...) // the SHA-1 that is not used
-	b = le.AppendUint32(b, uint32(len(spec)))
+	b = append(b, make([]byte, 20)...)        // the SHA-1 that is not used
+	b = le.AppendUint32(b, uint32(len(spec))) //nolint:gosec // it is of fixed length.
 	return append(b, spec...)
 }
 

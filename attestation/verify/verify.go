@@ -138,8 +138,7 @@ func Verify(data []byte, trust Trust, nonce []byte) (*Result, error) {
 	}
 	b, err := bundle.Decode(data)
 	if err != nil {
-		var at *bundle.RecordError
-		if errors.As(err, &at) {
+		if at, ok := errors.AsType[*bundle.RecordError](err); ok {
 			return nil, fail(Failure{Record: at.Index, Name: at.Name, Reason: at.Err.Error()})
 		}
 		return nil, failf("%s", err.Error())
