@@ -113,13 +113,12 @@ func (c *client) close() {
 	<-c.done
 }
 
+// alive tells whether calls can still be answered; none can once one was told
+// that the connection is lost.
 func (c *client) alive() bool {
-	select {
-	case <-c.done:
-		return false
-	default:
-		return true
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiting != nil
 }
 
 // call sends a request and waits for its reply. A reply that says why the

@@ -101,7 +101,7 @@ func (s *Suite) refusals(t *testing.T) {
 	want := map[string]string{
 		"write root": "open /file: read-only file system", "write tmp": "done", "write dev null": "done", "write stdout": "done",
 		"write sysctl": "open /proc/sys/kernel/hostname: read-only file system", "write hosts": "open /etc/hosts: read-only file system",
-		"mount":       "operation not permitted", "mknod": "operation not permitted", "mknod null": "operation not permitted",
+		"mount": "operation not permitted", "mknod": "operation not permitted", "mknod null": "operation not permitted",
 		"unshare": "operation not permitted", "setuid": "operation not permitted", "reboot": "operation not permitted",
 		"keyctl": "operation not permitted", "bpf": "operation not permitted", "unknown": "function not implemented",
 		"raw socket": "operation not permitted", "firmware": "", "interrupts": "",

@@ -1,0 +1,131 @@
+package cgroup
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func TestFind(t *testing.T) {
+	const hybrid = `24 1 0:20 / /sys/fs/cgroup ro - tmpfs tmpfs ro
+25 24 0:21 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+26 24 0:22 / /sys/fs/cgroup/memory rw,relatime shared:5 - cgroup cgroup rw,memory
+27 24 0:23 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
+28 24 0:24 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+29 1 0:22 / /elsewhere rw - cgroup cgroup rw,memory
+`
+	const own = "3:cpu,cpuacct:/a\n2:memory:/b/c\n0::/d\n"
+	want := []hierarchy{
+		{controllers: []string{"cpu", "cpuacct"}, dir: "/sys/fs/cgroup/cpu,cpuacct/a/tero"},
+		{controllers: []string{"memory"}, dir: "/sys/fs/cgroup/memory/b/c/tero"},
+		{v2: true, dir: "/sys/fs/cgroup/unified/tero"},
+	}
+	if diff := cmp.Diff(want, find([]byte(hybrid), []byte(own), "tero"), cmp.AllowUnexported(hierarchy{})); diff != "" {
+		t.Error(diff)
+	}
+	if got := find([]byte("bad\n1 2 3 - \n"), nil, "tero"); len(got) != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestSettings(t *testing.T) {
+	quota, period, limit, swap, pids := int64(50_000), uint64(100_000), int64(64<<20), int64(80<<20), int64(10)
+	major := int64(1)
+	r := &specs.LinuxResources{
+		CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}, Memory: &specs.LinuxMemory{Limit: &limit, Swap: &swap},
+		Pids:    &specs.LinuxPids{Limit: &pids},
+		Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}, {Allow: true, Type: "c", Major: &major, Access: "rw"}},
+	}
+	all := wanted()
+	for name, c := range map[string]struct {
+		h    hierarchy
+		want []string
+	}{
+		"v1": {hierarchy{controllers: all}, []string{
+			"cpu.cfs_period_us 100000", "cpu.cfs_quota_us 50000", "memory.limit_in_bytes 67108864",
+			"memory.memsw.limit_in_bytes 83886080", "pids.max 10", "devices.deny a", "devices.allow c 1:* rw",
+		}},
+		"v2":     {hierarchy{controllers: all, v2: true}, []string{"cpu.max 50000 100000", "memory.max 67108864", "memory.swap.max 16777216", "pids.max 10"}},
+		"hybrid": {hierarchy{v2: true}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, s := range settings(&c.h, r) {
+				got = append(got, s.file+" "+s.value)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestGroup makes a real cgroup, puts a process in and removes it.
+func TestGroup(t *testing.T) {
+	tree, err := Open("tero-cgroup-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tree.Remove(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	pids := int64(5)
+	g := tree.Plan("one")
+	if err := tree.Create(t.Context(), g, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &pids}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Create(t.Context(), g, nil); err == nil {
+		t.Error("made twice")
+	}
+	if err := tree.Create(t.Context(), g, nil); err != nil { // the failed one left nothing
+		t.Fatal(err)
+	}
+	script := ""
+	for _, dir := range g.Dirs {
+		script += "echo 0 > " + filepath.Join(dir, "cgroup.procs") + "; "
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", script+"echo in; exec cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = in.Close() }()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 3)
+	if _, err := out.Read(buf); err != nil || !strings.HasPrefix(string(buf), "in") {
+		t.Fatal(string(buf), err)
+	}
+	if empty, err := g.Empty(); err != nil || empty {
+		t.Errorf("empty %v, %v", empty, err)
+	}
+	removed := make(chan error, 1)
+	go func() { removed <- g.Remove(t.Context()) }()
+	if err := cmd.Wait(); err == nil {
+		t.Error("the process ended by itself")
+	}
+	if err := <-removed; err != nil {
+		t.Error(err)
+	}
+	for _, dir := range g.Dirs {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s is left", dir)
+		}
+	}
+	if err := g.Remove(t.Context()); err != nil {
+		t.Errorf("second Remove: %v", err)
+	}
+}
