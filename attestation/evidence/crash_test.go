@@ -198,6 +198,29 @@ func TestReboot(t *testing.T) {
 	mustVerify(t, l)
 }
 
+// A suspend to memory moves the TPM's restart counter and keeps its PCRs.
+func TestSuspend(t *testing.T) {
+	s := startTPM(t)
+	cfg := config(t, s.path)
+	l := mustOpen(t, cfg)
+	mustMeasure(t, l, "a")
+	s.suspend() // under a running daemon
+	mustMeasure(t, l, "b")
+	wantKinds(t, l, "boot", "a", "resume", "b")
+	if r := mustVerify(t, l); !r.Launches[0].Current {
+		t.Error("a launch before the suspend is not of this boot")
+	}
+	_ = l.Close()
+	s.suspend()
+	crash(t, cfg, "before")
+	l = mustOpen(t, cfg)
+	wantKinds(t, l, "boot", "a", "resume", "b", "resume")
+	mustVerify(t, l)
+	s.suspend()
+	s.extend("rogue")
+	wantDiverged(t, l, "somebody else extended it")
+}
+
 // A machine without TPM that reboots keeps its register; another boot id tells.
 func TestRebootAtL0(t *testing.T) {
 	cfg := config(t, "")

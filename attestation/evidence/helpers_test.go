@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
 	"github.com/opencontainers/go-digest"
 
 	"tero.internal/attestation/bundle"
@@ -31,14 +32,15 @@ func startTPM(t testing.TB) *swtpm {
 	dir := t.TempDir()
 	s := &swtpm{t: t, dir: dir, path: filepath.Join(dir, "s")}
 	t.Cleanup(s.stop)
-	s.start()
+	s.start("clear")
 	return s
 }
 
-func (s *swtpm) start() {
+// start starts it as after a reboot ("clear") or after a suspend ("state").
+func (s *swtpm) start(how string) {
 	s.t.Helper()
 	s.cmd = exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.dir, "--server", "type=unixio,path="+s.path,
-		"--flags", "not-need-init,startup-clear", "--seccomp", "action=kill")
+		"--flags", "not-need-init,startup-"+how, "--seccomp", "action=kill")
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -69,7 +71,17 @@ func (s *swtpm) stop() {
 func (s *swtpm) reboot() {
 	s.t.Helper()
 	s.stop()
-	s.start()
+	s.start("clear")
+}
+
+// suspend puts the machine to sleep in memory and wakes it up.
+func (s *swtpm) suspend() {
+	s.t.Helper()
+	if _, err := (tpm2.Shutdown{ShutdownType: tpm2.TPMSUState}).Execute(&socket{path: s.path}); err != nil {
+		s.t.Fatal(err)
+	}
+	s.stop()
+	s.start("state")
 }
 
 // extend extends PCR 13 behind the log's back.

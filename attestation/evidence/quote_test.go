@@ -183,7 +183,7 @@ func TestEndorsementKey(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	t.Cleanup(s.stop)
-	s.start()
+	s.start("clear")
 	l := mustOpen(t, config(t, s.path))
 	mustMeasure(t, l, "web")
 	e := mustEnrol(t, l)
