@@ -41,14 +41,14 @@ type child struct {
 //go:norace
 //go:nosplit
 func clone(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
-	args.Pidfd = uint64(uintptr(unsafe.Pointer(&c.pidfd)))
-	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0)
+	args.Pidfd = uint64(uintptr(unsafe.Pointer(&c.pidfd)))                                                                 //nolint:gosec // the address of a system call's result
+	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0) //nolint:gosec // the address of a system call's argument
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
 	run(c)
 	for {
-		syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 127, 0, 0, 0, 0, 0)
+		_, _, _ = syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 127, 0, 0, 0, 0, 0)
 	}
 }
 
@@ -59,10 +59,10 @@ func clone(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
 //go:nosplit
 func run(c *child) {
 	for i := range c.gaps {
-		syscall.RawSyscall6(unix.SYS_CLOSE_RANGE, uintptr(c.gaps[i][0]), uintptr(c.gaps[i][1]), 0, 0, 0, 0)
+		_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE_RANGE, uintptr(c.gaps[i][0]), uintptr(c.gaps[i][1]), 0, 0, 0, 0)
 	}
-	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&c.sigset)), 0, 8, 0, 0)
-	n, _, _ := syscall.RawSyscall6(unix.SYS_READ, c.gate, uintptr(unsafe.Pointer(&c.word[0])), 1, 0, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&c.sigset)), 0, 8, 0, 0) //nolint:gosec // the address of a system call's argument
+	n, _, _ := syscall.RawSyscall6(unix.SYS_READ, c.gate, uintptr(unsafe.Pointer(&c.word[0])), 1, 0, 0, 0)                   //nolint:gosec // the address of a system call's result
 	if n != 1 {
 		return
 	}
@@ -75,7 +75,7 @@ func run(c *child) {
 			}
 			if in.Flags&program.FlagStore != 0 {
 				v, at := c.slots[in.Args[1]%program.Slots], in.Args[0]
-				c.data[at], c.data[at+1], c.data[at+2], c.data[at+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24)
+				c.data[at], c.data[at+1], c.data[at+2], c.data[at+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24) //nolint:gosec // its low bytes
 			}
 			pc += int(in.Jump)
 			continue
@@ -114,7 +114,7 @@ func call(c *child, in *program.Instruction) uint32 {
 	}
 	r, _, errno := syscall.RawSyscall6(uintptr(in.Number), a[0], a[1], a[2], a[3], a[4], a[5])
 	if errno != 0 {
-		return uint32(errno)
+		return uint32(errno) //nolint:gosec // error numbers are under 4096
 	}
 	if in.Flags&program.FlagEOF != 0 && r == 0 {
 		return endOfFile
@@ -139,11 +139,11 @@ func tolerated(in *program.Instruction, errno uint32) bool {
 //go:norace
 //go:nosplit
 func fail(c *child, pc int, errno uint32) {
-	words := [3]uint32{program.ReportFail, uint32(pc), errno}
+	words := [3]uint32{program.ReportFail, uint32(pc), errno} //nolint:gosec // an index
 	for i := range words {
 		for k := range 4 {
-			c.report[4*i+k] = byte(words[i] >> (8 * k))
+			c.report[4*i+k] = byte(words[i] >> (8 * k)) //nolint:gosec // one byte after the other
 		}
 	}
-	syscall.RawSyscall6(unix.SYS_WRITE, c.status, uintptr(unsafe.Pointer(&c.report[0])), program.ReportSize, 0, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_WRITE, c.status, uintptr(unsafe.Pointer(&c.report[0])), program.ReportSize, 0, 0, 0) //nolint:gosec // the address of a system call's argument
 }

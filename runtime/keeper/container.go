@@ -111,19 +111,19 @@ func (c *container) open(req *protocol.Request, files []int) error {
 	if err != nil {
 		return err
 	}
-	c.folder = os.NewFile(uintptr(folder), "folder") //nolint:gosec // an open descriptor
+	c.folder = os.NewFile(uintptr(folder), "folder")
 	if req.OOM != protocol.None {
 		oom, err := dup(files[req.OOM])
 		if err != nil {
 			return err
 		}
-		c.oom = os.NewFile(uintptr(oom), "oom") //nolint:gosec // an open descriptor
+		c.oom = os.NewFile(uintptr(oom), "oom")
 	}
 	log, err := unix.Openat(folder, LogFile, unix.O_CREAT|unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
 	}
-	c.log.file = os.NewFile(uintptr(log), LogFile) //nolint:gosec // an open descriptor
+	c.log.file = os.NewFile(uintptr(log), LogFile)
 	return nil
 }
 
@@ -266,7 +266,7 @@ func writeExit(folder *os.File, exit protocol.Exit) error {
 		if err != nil {
 			return err
 		}
-		f := os.NewFile(uintptr(fd), temporary) //nolint:gosec // an open descriptor
+		f := os.NewFile(uintptr(fd), temporary)
 		_, err = f.Write(b)
 		if err == nil {
 			err = f.Sync()
@@ -296,7 +296,7 @@ func (c *container) closeFiles() {
 }
 
 func dup(fd int) (int, error) {
-	d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3) //nolint:gosec // an open descriptor
+	d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return -1, os.NewSyscallError("dup", err)
 	}

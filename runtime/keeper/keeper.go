@@ -78,7 +78,7 @@ func (k *Keeper) Serve(listener *os.File) error {
 		err := raw.Read(func(l uintptr) bool {
 			accepted = unix.EINTR
 			for errors.Is(accepted, unix.EINTR) || errors.Is(accepted, unix.ECONNABORTED) {
-				fd, _, accepted = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK) //nolint:gosec // a descriptor
+				fd, _, accepted = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 			}
 			return !errors.Is(accepted, unix.EAGAIN)
 		})
@@ -96,7 +96,7 @@ func (k *Keeper) Serve(listener *os.File) error {
 			_ = unix.Close(fd)
 			continue
 		}
-		conn := os.NewFile(uintptr(fd), "terod") //nolint:gosec // an open descriptor
+		conn := os.NewFile(uintptr(fd), "terod")
 		k.mu.Lock()
 		if k.conn != nil {
 			_ = k.conn.Close()
@@ -345,7 +345,7 @@ func (k *Keeper) userNS(req *protocol.Request) (int, error) {
 		return -1, err
 	}
 	defer protocol.CloseAll(gate[:])
-	c.gate, c.gaps = uintptr(gate[0]), gaps([]int{gate[0]}) //nolint:gosec // an open descriptor
+	c.gate, c.gaps = uintptr(gate[0]), gaps([]int{gate[0]})
 	pid, pidfd, err := k.clone(&spawn{req: req, init: -1}, c)
 	if err != nil {
 		return -1, err

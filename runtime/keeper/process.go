@@ -23,7 +23,7 @@ func wait(pidfd *os.File) (protocol.Exit, error) {
 		info = unix.Siginfo{}
 		waited = unix.EINTR
 		for errors.Is(waited, unix.EINTR) {
-			waited = unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOHANG, nil) //nolint:gosec // a descriptor
+			waited = unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOHANG, nil)
 		}
 		return waited != nil || info.Signo != 0
 	})
@@ -31,7 +31,7 @@ func wait(pidfd *os.File) (protocol.Exit, error) {
 		return protocol.Exit{}, err
 	}
 	exit := protocol.Exit{At: time.Now().UnixNano()}
-	status := *(*int32)(unsafe.Add(unsafe.Pointer(&info), siginfoStatus))
+	status := *(*int32)(unsafe.Add(unsafe.Pointer(&info), siginfoStatus)) //nolint:gosec // x/sys has no field for it
 	if info.Code == cldExited {
 		exit.Code = status
 	} else {
@@ -55,7 +55,7 @@ func signal(pidfd *os.File, sig unix.Signal) error {
 	}
 	var sent error
 	err = raw.Control(func(fd uintptr) {
-		sent = unix.PidfdSendSignal(int(fd), sig, nil, 0) //nolint:gosec // a descriptor
+		sent = unix.PidfdSendSignal(int(fd), sig, nil, 0)
 	})
 	return errors.Join(err, sent)
 }
@@ -67,6 +67,6 @@ func control(file *os.File, f func(fd int) error) error {
 		return err
 	}
 	var failed error
-	err = raw.Control(func(fd uintptr) { failed = f(int(fd)) }) //nolint:gosec // a descriptor
+	err = raw.Control(func(fd uintptr) { failed = f(int(fd)) })
 	return errors.Join(err, failed)
 }

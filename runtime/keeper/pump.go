@@ -52,7 +52,7 @@ func (o *output) pump(source *os.File, stream crilog.Stream, p *pieces) {
 		var buf *[pieceSize]byte
 		read := func(fd uintptr) bool {
 			buf = p.get()
-			n, err = readOnce(int(fd), buf[:]) //nolint:gosec // a descriptor
+			n, err = readOnce(int(fd), buf[:])
 			if errors.Is(err, unix.EAGAIN) {
 				p.pool.Put(buf)
 				buf = nil

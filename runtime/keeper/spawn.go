@@ -85,9 +85,9 @@ func (k *Keeper) start(s *spawn) (_ *spawned, err error) {
 	keep = append(keep, own[program.OwnStdin:]...)
 	c := &child{
 		data: prog.Data, gaps: gaps(keep), kept: uint32(unix.ENOENT),
-		gate: uintptr(gate[0]), status: uintptr(status[1]), //nolint:gosec // open descriptors
+		gate: uintptr(gate[0]), status: uintptr(status[1]),
 	}
-	prog.Link(uintptr(unsafe.Pointer(unsafe.SliceData(prog.Data))), s.files, own)
+	prog.Link(uintptr(unsafe.Pointer(unsafe.SliceData(prog.Data))), s.files, own) //nolint:gosec // heap memory does not move
 	c.code = prog.Code
 	pid, pidfd, err := k.clone(s, c)
 	if err != nil {
@@ -96,7 +96,7 @@ func (k *Keeper) start(s *spawn) (_ *spawned, err error) {
 	}
 	p := &spawned{
 		pid: pid, pidfd: pollable(pidfd, "pidfd"),
-		gate: os.NewFile(uintptr(gate[1]), "gate"), status: pollable(status[0], "status"), //nolint:gosec // an open descriptor
+		gate: os.NewFile(uintptr(gate[1]), "gate"), status: pollable(status[0], "status"),
 	}
 	if err := k.prepare(s.req, pid); err != nil {
 		p.kill()
@@ -144,7 +144,7 @@ func (k *Keeper) clone(s *spawn, c *child) (pid, pidfd int, err error) {
 	if errno != 0 {
 		return 0, 0, &cloneError{errno}
 	}
-	return int(r), int(c.pidfd), nil //nolint:gosec // a pid
+	return int(r), int(c.pidfd), nil
 }
 
 // prepare does what a child cannot do itself, and opens its first gate.
@@ -266,5 +266,5 @@ func pipe() ([2]int, error) {
 // pollable gives a file that goroutines can wait on.
 func pollable(fd int, name string) *os.File {
 	_ = unix.SetNonblock(fd, true)
-	return os.NewFile(uintptr(fd), name) //nolint:gosec // an open descriptor
+	return os.NewFile(uintptr(fd), name)
 }

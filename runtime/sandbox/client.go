@@ -47,7 +47,7 @@ func dial(ctx context.Context, runDir string) (*client, error) {
 		return nil, err
 	}
 	c := &client{
-		conn: os.NewFile(uintptr(fd), "keeper"), done: make(chan struct{}), //nolint:gosec // an open descriptor
+		conn: os.NewFile(uintptr(fd), "keeper"), done: make(chan struct{}),
 		waiting: map[uint32]chan answer{},
 	}
 	go c.read()
@@ -87,7 +87,7 @@ func (c *client) read() {
 		delete(more, reply.Seq)
 		a := answer{reply: reply}
 		if len(files) == 1 {
-			a.file = os.NewFile(uintptr(files[0]), "from keeper") //nolint:gosec // an open descriptor
+			a.file = os.NewFile(uintptr(files[0]), "from keeper")
 		}
 		c.mu.Lock()
 		ch := c.waiting[reply.Seq]
@@ -174,7 +174,7 @@ func (c *client) send(req *protocol.Request, files []*os.File) error {
 		if err != nil {
 			return err
 		}
-		if err := raw.Control(func(fd uintptr) { fds[i] = int(fd) }); err != nil { //nolint:gosec // a descriptor
+		if err := raw.Control(func(fd uintptr) { fds[i] = int(fd) }); err != nil {
 			return err
 		}
 	}
@@ -192,8 +192,7 @@ func (r *refusal) Error() string { return "keeper: " + r.reply.Text }
 
 // code gives the keeper's error code of err, or OK when it has none.
 func code(err error) protocol.ErrorCode {
-	var r *refusal
-	if errors.As(err, &r) {
+	if r, ok := errors.AsType[*refusal](err); ok {
 		return r.reply.Code
 	}
 	return protocol.OK
@@ -206,6 +205,6 @@ func control(file *os.File, f func(fd int) error) error {
 		return err
 	}
 	var failed error
-	err = raw.Control(func(fd uintptr) { failed = f(int(fd)) }) //nolint:gosec // a descriptor
+	err = raw.Control(func(fd uintptr) { failed = f(int(fd)) })
 	return errors.Join(err, failed)
 }

@@ -51,7 +51,7 @@ func (c *compiler) send(f *os.File) int {
 
 // sendOwn adds a file that is closed when the program is done.
 func (c *compiler) sendOwn(fd int, name string) int {
-	f := os.NewFile(uintptr(fd), name) //nolint:gosec // an open descriptor
+	f := os.NewFile(uintptr(fd), name)
 	c.close = append(c.close, f)
 	return c.send(f)
 }

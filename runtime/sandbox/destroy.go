@@ -15,7 +15,7 @@ import (
 // called again after it failed or was killed half-way: the record goes last.
 func (n *Native) Destroy(ctx context.Context, id workload.ID) error {
 	if id.Validate() != nil {
-		return nil // no container has such an id
+		return nil //nolint:nilerr // no container has such an id
 	}
 	r, err := n.loadRecord(id)
 	if err != nil {

@@ -183,8 +183,11 @@ func (c *compiler) fillDev() {
 		c.closeSlot(slotTarget)
 	}
 	for _, l := range [][2]string{
-		{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"},
-		{"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"},
+		{"/proc/self/fd", "fd"},
+		{"/proc/self/fd/0", "stdin"},
+		{"/proc/self/fd/1", "stdout"},
+		{"/proc/self/fd/2", "stderr"},
+		{"pts/ptmx", "ptmx"},
 	} {
 		c.Call(unix.SYS_SYMLINKAT, c.String(l[0]), program.S(slotFolder), c.String(l[1]))
 	}

@@ -60,7 +60,7 @@ func newNode(tb testing.TB) *node {
 	state := tb.TempDir()
 	config := sandbox.Config{
 		StateDir: filepath.Join(state, "state"), RunDir: filepath.Join(state, "run"), InitPath: built.init,
-		CgroupParent: "tero-test-" + string(workload.NewID().Short()),
+		CgroupParent: "tero-test-" + workload.NewID().Short(),
 		Log:          slog.New(slog.DiscardHandler),
 	}
 	return openNode(tb, config)

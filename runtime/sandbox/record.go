@@ -134,7 +134,7 @@ func memfile(name string, data []byte) (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	f := os.NewFile(uintptr(fd), name) //nolint:gosec // an open descriptor
+	f := os.NewFile(uintptr(fd), name)
 	if _, err := f.Write(data); err != nil {
 		_ = f.Close()
 		return nil, err

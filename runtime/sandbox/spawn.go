@@ -96,7 +96,7 @@ func (n *Native) startKeeper(ctx context.Context) (pid int, err error) {
 	}); err != nil {
 		return 0, err
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, "keeper")
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, "keeper") //nolint:gosec // our own sealed copy
 	cmd.Args[0] = "tero-init"
 	cmd.Env = []string{}
 	cmd.Stdout, cmd.Stderr = log, log
@@ -119,8 +119,8 @@ func (n *Native) listen() (*os.File, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	listener := os.NewFile(uintptr(fd), socketFile) //nolint:gosec // an open descriptor
-	err = unix.Fchmod(fd, 0o600)                    // the mode that bind gives the name
+	listener := os.NewFile(uintptr(fd), socketFile)
+	err = unix.Fchmod(fd, 0o600) // the mode that bind gives the name
 	if err == nil {
 		err = atSocket(n.RunDir, func(address *unix.SockaddrUnix) error { return unix.Bind(fd, address) })
 	}
@@ -148,9 +148,9 @@ func sealed(path string) (_ *os.File, err error) {
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	f := os.NewFile(uintptr(fd), "tero-init") //nolint:gosec // an open descriptor
+	f := os.NewFile(uintptr(fd), "tero-init")
 	if _, err = io.Copy(f, source); err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE) //nolint:gosec // an open descriptor
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
 	}
 	if err != nil {
 		_ = f.Close()

@@ -80,7 +80,7 @@ func (n *Native) writeEtc(id workload.ID, hostname string, e *workload.Endpoint)
 		}
 	}
 	for name, content := range map[string]string{"hosts": hosts.String(), "resolv.conf": resolv.String(), "hostname": hostname + "\n"} {
-		f, err := os.OpenFile(filepath.Join(n.folder(id), etcFolder, name), os.O_WRONLY|os.O_TRUNC, 0)
+		f, err := os.OpenFile(filepath.Join(n.folder(id), etcFolder, name), os.O_WRONLY|os.O_TRUNC, 0) //nolint:gosec // a folder of ours
 		if err != nil {
 			return err
 		}
@@ -185,7 +185,7 @@ func interpreter(root *os.File, path string) string {
 	if err != nil {
 		return ""
 	}
-	f := os.NewFile(uintptr(fd), path) //nolint:gosec // an open descriptor
+	f := os.NewFile(uintptr(fd), path)
 	defer func() { _ = f.Close() }()
 	head := make([]byte, 256)
 	k, _ := io.ReadFull(f, head)

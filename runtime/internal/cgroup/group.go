@@ -202,7 +202,7 @@ func open(path string, flags int) (*os.File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	return os.NewFile(uintptr(fd), path), nil //nolint:gosec // an open descriptor
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // Close closes the files.

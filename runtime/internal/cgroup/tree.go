@@ -112,7 +112,7 @@ func (h *hierarchy) open(parent string) error {
 		if err != nil {
 			return err
 		}
-		for _, c := range strings.Fields(string(available)) {
+		for c := range strings.FieldsSeq(string(available)) {
 			if slices.Contains(wanted(), c) {
 				h.controllers = append(h.controllers, c)
 			}

@@ -195,7 +195,7 @@ func newWatch(ctx context.Context, path string, until <-chan struct{}) (*watch, 
 	if err != nil {
 		return nil, os.NewSyscallError("inotify_init1", err)
 	}
-	file := os.NewFile(uintptr(fd), "inotify") //nolint:gosec // an open descriptor
+	file := os.NewFile(uintptr(fd), "inotify")
 	_, err = unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MODIFY|unix.IN_DELETE|unix.IN_ONLYDIR)
 	if err != nil {
 		_ = file.Close()

@@ -14,7 +14,7 @@ type Arg struct {
 
 // I gives an immediate argument. AT_FDCWD and other negative values are sign-extended.
 func I[T ~int | ~int32 | ~int64 | ~uint | ~uint16 | ~uint32 | ~uint64 | ~uintptr](v T) Arg {
-	return Arg{Imm, uint64(v)} //nolint:gosec // the kernel takes the low bits it wants
+	return Arg{Imm, uint64(v)}
 }
 
 // F gives the file with index i of those sent along.

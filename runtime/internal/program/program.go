@@ -219,9 +219,9 @@ func validArgument(k Kind, v uint64, data, files int) bool {
 	case Imm:
 		return true
 	case Data:
-		return v < uint64(data)
+		return v < uint64(data) //nolint:gosec // a length
 	case File:
-		return v < uint64(files)
+		return v < uint64(files) //nolint:gosec // a length
 	case Own:
 		return v < OwnFiles
 	case Slot:

@@ -317,7 +317,7 @@ func Send(socket *os.File, message []byte, files []int) error {
 	err = raw.Write(func(fd uintptr) bool {
 		sent = unix.EINTR
 		for errors.Is(sent, unix.EINTR) {
-			sent = unix.Sendmsg(int(fd), message, rights, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT) //nolint:gosec // a descriptor
+			sent = unix.Sendmsg(int(fd), message, rights, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 		}
 		return !errors.Is(sent, unix.EAGAIN)
 	})
@@ -336,7 +336,7 @@ func Receive(socket *os.File, buf []byte) (n int, files []int, err error) {
 	err = raw.Read(func(fd uintptr) bool {
 		received = unix.EINTR
 		for errors.Is(received, unix.EINTR) {
-			n, oobn, flags, _, received = unix.Recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT) //nolint:gosec // a descriptor
+			n, oobn, flags, _, received = unix.Recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
 		}
 		return !errors.Is(received, unix.EAGAIN)
 	})

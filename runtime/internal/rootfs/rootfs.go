@@ -168,7 +168,7 @@ func (s *Scaffold) mount(o Options) (_ *os.File, err error) {
 	if err != nil {
 		return nil, explain(overlay, "mount overlay", err)
 	}
-	return os.NewFile(uintptr(fd), "rootfs"), nil //nolint:gosec // an open descriptor
+	return os.NewFile(uintptr(fd), "rootfs"), nil
 }
 
 func addLayers(overlay int, layers []int, byPath bool) error {
