@@ -9,13 +9,14 @@ import (
 
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/keeperclient"
 	"tero.internal/runtime/internal/protocol"
 )
 
 // Signal sends a signal to the container's first process.
 func (n *Native) Signal(ctx context.Context, id workload.ID, sig unix.Signal) error {
 	_, _, err := n.call(ctx, &protocol.Request{Op: protocol.OpSignal, ID: string(id), Number: int32(sig)}) //nolint:gosec // a signal
-	if code(err) == protocol.Unknown {
+	if keeperclient.Code(err) == protocol.Unknown {
 		return fault.New(fault.NotFound, "container %s has no process", id.Short())
 	}
 	return err
@@ -30,7 +31,7 @@ func (n *Native) Wait(ctx context.Context, id workload.ID) (Exit, error) {
 			return exitOf(reply.Exit), nil
 		}
 		// Not the keeper's: it has ended, or the keeper has.
-		if code(err) != protocol.Unknown && !errors.Is(err, errLost) {
+		if keeperclient.Code(err) != protocol.Unknown && !errors.Is(err, keeperclient.ErrLost) {
 			return Exit{}, err
 		}
 		exit, diskErr := n.loadExit(id)
@@ -40,7 +41,7 @@ func (n *Native) Wait(ctx context.Context, id workload.ID) (Exit, error) {
 		if exit != nil {
 			return *exit, nil
 		}
-		if code(err) == protocol.Unknown {
+		if keeperclient.Code(err) == protocol.Unknown {
 			break
 		}
 	}
@@ -51,7 +52,7 @@ func (n *Native) Wait(ctx context.Context, id workload.ID) (Exit, error) {
 // its terminal. The caller closes it, which ends the input only after CloseInput.
 func (n *Native) Input(ctx context.Context, id workload.ID) (*os.File, error) {
 	_, f, err := n.call(ctx, &protocol.Request{Op: protocol.OpInput, ID: string(id)})
-	switch code(err) {
+	switch keeperclient.Code(err) {
 	case protocol.Unknown:
 		return nil, fault.New(fault.NotFound, "there is no container %s", id.Short())
 	case protocol.WrongPhase:
@@ -68,7 +69,7 @@ func (n *Native) Input(ctx context.Context, id workload.ID) (*os.File, error) {
 // standard input open.
 func (n *Native) CloseInput(ctx context.Context, id workload.ID) error {
 	_, _, err := n.call(ctx, &protocol.Request{Op: protocol.OpCloseInput, ID: string(id)})
-	if code(err) == protocol.Unknown {
+	if keeperclient.Code(err) == protocol.Unknown {
 		return fault.New(fault.NotFound, "there is no container %s", id.Short())
 	}
 	return err
@@ -85,7 +86,7 @@ func (n *Native) Resize(ctx context.Context, id workload.ID, rows, cols uint16) 
 }
 
 func resize(terminal *os.File, rows, cols uint16) error {
-	err := control(terminal, func(fd int) error {
+	err := keeperclient.Control(terminal, func(fd int) error {
 		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
 	})
 	if errors.Is(err, unix.ENOTTY) {

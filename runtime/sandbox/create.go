@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -23,7 +22,7 @@ import (
 	"tero.internal/runtime/internal/idmap"
 	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/internal/rootfs"
-	"tero.internal/runtime/internal/seccomp"
+	"tero.internal/runtime/internal/setup"
 	"tero.internal/runtime/ociconfig"
 )
 
@@ -87,12 +86,14 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 	if err != nil {
 		return "", err
 	}
-	c, err := n.compile(id, config, group, root, userNS)
+	c, err := n.filters.Container(setup.Options{
+		Config: config, Tasks: group.Tasks, Root: root, UserNS: userNS, Etc: filepath.Join(n.folder(id), etcFolder),
+	})
 	if err != nil {
 		_ = root.Close()
 		return "", err
 	}
-	defer c.done()
+	defer c.Close()
 
 	// What only Exec needs is written while the keeper works.
 	var side sync.WaitGroup
@@ -111,8 +112,8 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 		return "", n.explain(err, c.Steps(), nil, config)
 	}
 	n.mu.Lock()
-	n.made[id] = &made{steps: c.Steps(), root: root, argv: config.Process.Args, path: candidates(config.Process.Args[0], config.Process.Env)}
-	keeper := n.keeper.pid
+	n.made[id] = &made{steps: c.Steps(), root: root, argv: config.Process.Args, path: setup.Candidates(config.Process.Args[0], config.Process.Env)}
+	keeper := n.keeper.PID
 	n.mu.Unlock()
 	return fmt.Sprintf("/proc/%d/fd/%d", keeper, reply.Number), nil
 }
@@ -134,7 +135,7 @@ func check(id workload.ID, config *specs.Spec, image workload.Image) error {
 	case config.Process.User.UID >= idmap.Size || config.Process.User.GID >= idmap.Size:
 		return fault.New(fault.Invalid, "user %d:%d is not one of the %d ids of a container", config.Process.User.UID, config.Process.User.GID, idmap.Size).
 			WithHint("choose ids under %d", idmap.Size)
-	case cloneFlags(config)&unix.CLONE_NEWUSER == 0 || cloneFlags(config)&unix.CLONE_NEWNS == 0 || cloneFlags(config)&unix.CLONE_NEWPID == 0:
+	case setup.Namespaces(config)&unix.CLONE_NEWUSER == 0 || setup.Namespaces(config)&unix.CLONE_NEWNS == 0 || setup.Namespaces(config)&unix.CLONE_NEWPID == 0:
 		return fault.New(fault.Unsupported, "the native class needs user, mount and pid namespaces")
 	}
 	for _, ns := range config.Linux.Namespaces {
@@ -143,24 +144,6 @@ func check(id workload.ID, config *specs.Spec, image workload.Image) error {
 		}
 	}
 	return nil
-}
-
-// cloneFlags gives the namespaces that the process is cloned into. The cgroup
-// namespace is made later, from inside the cgroup.
-func cloneFlags(config *specs.Spec) uint64 {
-	flags := map[specs.LinuxNamespaceType]uint64{
-		specs.UserNamespace: unix.CLONE_NEWUSER, specs.PIDNamespace: unix.CLONE_NEWPID, specs.MountNamespace: unix.CLONE_NEWNS,
-		specs.NetworkNamespace: unix.CLONE_NEWNET, specs.IPCNamespace: unix.CLONE_NEWIPC, specs.UTSNamespace: unix.CLONE_NEWUTS,
-	}
-	var all uint64
-	for _, ns := range config.Linux.Namespaces {
-		all |= flags[ns.Type]
-	}
-	return all
-}
-
-func hasNamespace(config *specs.Spec, t specs.LinuxNamespaceType) bool {
-	return slices.ContainsFunc(config.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
 }
 
 // makeFolder makes the container's folder with the record of what will be made.
@@ -268,56 +251,11 @@ func makePoint(layer string, m *specs.Mount) error {
 	return os.MkdirAll(path, 0o755) //nolint:gosec // public inside
 }
 
-// compile makes the program that sets the container up.
-func (n *Native) compile(id workload.ID, config *specs.Spec, group *cgroup.Files, root, userNS *os.File) (_ *compiler, err error) {
-	c := &compiler{config: config}
-	defer func() {
-		if err != nil {
-			c.done()
-		}
-	}()
-	if c.filter, err = n.filters.compile(config.Linux.Seccomp); err != nil {
-		return nil, err
-	}
-	p := config.Process
-	c.rootFile = c.send(root)
-	c.joinCgroups(group.Tasks)
-	if hasNamespace(config, specs.CgroupNamespace) {
-		c.unshareCgroup()
-	}
-	c.becomeRoot()
-	c.identity(hasNamespace(config, specs.NetworkNamespace))
-	c.attachRoot()
-	if err := c.mounts(userNS); err != nil {
-		return nil, err
-	}
-	for _, name := range rootfs.EtcFiles() {
-		if err := c.bindFile(filepath.Join(n.folder(id), etcFolder, filepath.Base(name)), name, userNS); err != nil {
-			return nil, err
-		}
-	}
-	c.sysctls(config.Linux.Sysctl)
-	c.restrict(config.Linux)
-	c.pivot()
-	if p.Terminal {
-		c.terminal(p.User.UID)
-		c.console()
-	}
-	c.stdio(p.Terminal)
-	if err := c.confine(p); err != nil {
-		return nil, err
-	}
-	c.ready(p.Terminal)
-	c.wait()
-	c.exec(p)
-	return c, nil
-}
-
 // create asks the keeper to clone the process that runs the program.
-func (n *Native) create(ctx context.Context, id workload.ID, config *specs.Spec, c *compiler, group *cgroup.Files, slot idmap.Slot) (*protocol.Reply, error) {
+func (n *Native) create(ctx context.Context, id workload.ID, config *specs.Spec, c *setup.Setup, group *cgroup.Files, slot idmap.Slot) (*protocol.Reply, error) {
 	req := &protocol.Request{
-		Op: protocol.OpCreate, ID: string(id), HostID: slot.HostID(), Size: idmap.Size, CloneFlags: cloneFlags(config),
-		Rlimits: n.rlimits(ctx, config.Process), OOM: protocol.None, Cgroup: protocol.None,
+		Op: protocol.OpCreate, ID: string(id), HostID: slot.HostID(), Size: idmap.Size, CloneFlags: setup.Namespaces(config),
+		Rlimits: setup.Rlimits(ctx, n.Log, n.maxFiles, config.Process), OOM: protocol.None, Cgroup: protocol.None,
 		UID: slot.HostID() + config.Process.User.UID, GID: slot.HostID() + config.Process.User.GID,
 	}
 	if config.Process.Terminal {
@@ -330,18 +268,18 @@ func (n *Native) create(ctx context.Context, id workload.ID, config *specs.Spec,
 		return nil, err
 	}
 	defer func() { _ = folder.Close() }()
-	req.Folder = int32(c.send(folder)) //nolint:gosec // an index
+	req.Folder = int32(c.Send(folder)) //nolint:gosec // an index
 	if group.V2 != nil {
-		req.Cgroup = int32(c.send(group.V2)) //nolint:gosec // an index
+		req.Cgroup = int32(c.Send(group.V2)) //nolint:gosec // an index
 	}
 	if group.OOM != nil {
-		req.OOM = int32(c.send(group.OOM)) //nolint:gosec // an index
+		req.OOM = int32(c.Send(group.OOM)) //nolint:gosec // an index
 	}
 	return n.run(ctx, req, c)
 }
 
 // run sends a request with a program.
-func (n *Native) run(ctx context.Context, req *protocol.Request, c *compiler) (*protocol.Reply, error) {
+func (n *Native) run(ctx context.Context, req *protocol.Request, c *setup.Setup) (*protocol.Reply, error) {
 	reply, terminal, err := n.runTerminal(ctx, req, c)
 	if terminal != nil {
 		_ = terminal.Close()
@@ -349,18 +287,18 @@ func (n *Native) run(ctx context.Context, req *protocol.Request, c *compiler) (*
 	return reply, err
 }
 
-func (n *Native) runTerminal(ctx context.Context, req *protocol.Request, c *compiler) (*protocol.Reply, *os.File, error) {
+func (n *Native) runTerminal(ctx context.Context, req *protocol.Request, c *setup.Setup) (*protocol.Reply, *os.File, error) {
 	code, err := memfile("program", c.Program().Encode())
 	if err != nil {
 		return nil, nil, err
 	}
 	defer func() { _ = code.Close() }()
-	files := slices.Clone(c.files)
+	files := slices.Clone(c.Files())
 	req.Program = int32(len(files)) //nolint:gosec // an index
 	files = append(files, code)
 	if req.Flags&protocol.FlagStdio != 0 { // the keeper takes the last three
-		stdio := files[len(c.files)-3 : len(c.files)]
-		files = append(slices.Clone(c.files[:len(c.files)-3]), code)
+		stdio := files[len(c.Files())-3 : len(c.Files())]
+		files = append(slices.Clone(c.Files()[:len(c.Files())-3]), code)
 		req.Program = int32(len(files)) - 1 //nolint:gosec // an index
 		files = append(files, stdio...)
 	}
@@ -368,40 +306,4 @@ func (n *Native) runTerminal(ctx context.Context, req *protocol.Request, c *comp
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
 	defer cancel()
 	return n.call(ctx, req, files...)
-}
-
-// filters keeps compiled seccomp profiles: compiling takes longer than comparing.
-type filters struct {
-	mu   sync.Mutex // guards list
-	list []compiled
-}
-
-type compiled struct {
-	profile *specs.LinuxSeccomp
-	filter  []unix.SockFilter
-}
-
-// keptFilters is how many profiles are kept; nodes use one or two.
-const keptFilters = 8
-
-func (f *filters) compile(profile *specs.LinuxSeccomp) ([]unix.SockFilter, error) {
-	if profile == nil {
-		return nil, nil
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, c := range f.list {
-		if reflect.DeepEqual(c.profile, profile) {
-			return c.filter, nil
-		}
-	}
-	filter, err := seccomp.Compile(profile)
-	if err != nil {
-		return nil, fault.New(fault.Invalid, "the seccomp profile: %w", err)
-	}
-	if len(f.list) == keptFilters {
-		f.list = slices.Delete(f.list, 0, 1)
-	}
-	f.list = append(f.list, compiled{profile, filter})
-	return filter, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/keeperclient"
 	"tero.internal/runtime/internal/protocol"
 )
 
@@ -54,7 +55,7 @@ func (n *Native) forget(ctx context.Context, id workload.ID) error {
 	const pause = 2 * time.Millisecond
 	for {
 		_, _, err := n.call(ctx, &protocol.Request{Op: protocol.OpForget, ID: string(id)})
-		switch code(err) {
+		switch keeperclient.Code(err) {
 		case protocol.Unknown:
 			return nil
 		case protocol.WrongPhase: // it is being cloned; its cgroup was killed, so not for long
@@ -65,7 +66,7 @@ func (n *Native) forget(ctx context.Context, id workload.ID) error {
 				continue
 			}
 		}
-		if errors.Is(err, errLost) { // nobody is left to know it
+		if errors.Is(err, keeperclient.ErrLost) { // nobody is left to know it
 			return nil
 		}
 		return err

@@ -12,9 +12,9 @@ import (
 
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
-	"tero.internal/runtime/internal/cgroup"
-	"tero.internal/runtime/internal/program"
+	"tero.internal/runtime/internal/keeperclient"
 	"tero.internal/runtime/internal/protocol"
+	"tero.internal/runtime/internal/setup"
 	"tero.internal/runtime/ociconfig"
 )
 
@@ -56,28 +56,28 @@ func (n *Native) Exec(ctx context.Context, id workload.ID, spec ExecSpec) (*Proc
 		return nil, fault.New(fault.Conflict, "container %s does not run: %w", id.Short(), err)
 	}
 	defer group.Close()
-	c, err := n.compileExec(d.Config, p, group)
+	c, err := n.filters.Process(d.Config, p, group.Tasks)
 	if err != nil {
 		return nil, err
 	}
-	defer c.done()
+	defer c.Close()
 	req := &protocol.Request{
-		Op: protocol.OpExec, ID: string(id), Rlimits: n.rlimits(ctx, p),
+		Op: protocol.OpExec, ID: string(id), Rlimits: setup.Rlimits(ctx, n.Log, n.maxFiles, p),
 		Folder: protocol.None, OOM: protocol.None, Cgroup: protocol.None,
 	}
 	if group.V2 != nil {
-		req.Cgroup = int32(c.send(group.V2)) //nolint:gosec // an index
+		req.Cgroup = int32(c.Send(group.V2)) //nolint:gosec // an index
 	}
 	if p.Terminal {
 		req.Flags |= protocol.FlagTerminal
 	} else {
 		req.Flags |= protocol.FlagStdio
-		if err := c.sendStdio(spec); err != nil {
+		if err := sendStdio(c, spec); err != nil {
 			return nil, err
 		}
 	}
 	reply, terminal, err := n.runTerminal(ctx, req, c)
-	switch code(err) {
+	switch keeperclient.Code(err) {
 	case protocol.OK:
 		if err != nil {
 			return nil, err
@@ -145,38 +145,8 @@ func lastWins(env []string) []string {
 	return out
 }
 
-// compileExec makes the program that joins a container.
-func (n *Native) compileExec(config *specs.Spec, p *specs.Process, group *cgroup.Files) (*compiler, error) {
-	joined := *config
-	joined.Process = p
-	c := &compiler{config: &joined}
-	var err error
-	if c.filter, err = n.filters.compile(config.Linux.Seccomp); err != nil {
-		return nil, err
-	}
-	c.joinCgroups(group.Tasks)
-	c.Step("join the namespaces of the container")
-	namespaces := cloneFlags(config)
-	if hasNamespace(config, specs.CgroupNamespace) {
-		namespaces |= unix.CLONE_NEWCGROUP
-	}
-	c.Call(unix.SYS_SETNS, program.O(program.OwnInit), program.I(namespaces))
-	c.becomeRoot()
-	if p.Terminal {
-		c.terminal(p.User.UID)
-	}
-	c.stdio(p.Terminal)
-	if err := c.confine(p); err != nil {
-		return nil, err
-	}
-	c.ready(p.Terminal)
-	c.wait()
-	c.exec(p)
-	return c, nil
-}
-
 // sendStdio adds the standard streams as the last files.
-func (c *compiler) sendStdio(spec ExecSpec) error {
+func sendStdio(c *setup.Setup, spec ExecSpec) error {
 	for i, f := range []*os.File{spec.Stdin, spec.Stdout, spec.Stderr} {
 		if f == nil {
 			flags := os.O_WRONLY
@@ -187,10 +157,10 @@ func (c *compiler) sendStdio(spec ExecSpec) error {
 			if err != nil {
 				return err
 			}
-			c.close = append(c.close, null)
-			f = null
+			c.SendOwn(null)
+			continue
 		}
-		c.send(f)
+		c.Send(f)
 	}
 	return nil
 }
@@ -198,7 +168,7 @@ func (c *compiler) sendStdio(spec ExecSpec) error {
 // Wait waits for the end of the process. It may be called once.
 func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	reply, _, err := p.native.call(ctx, &protocol.Request{Op: protocol.OpWait, ID: string(p.id), Token: p.token})
-	if code(err) == protocol.Unknown {
+	if keeperclient.Code(err) == protocol.Unknown {
 		return Exit{}, fault.New(fault.NotFound, "the process is gone with container %s", p.id.Short())
 	}
 	if err != nil {
@@ -210,7 +180,7 @@ func (p *Process) Wait(ctx context.Context) (Exit, error) {
 // Signal sends a signal to the process.
 func (p *Process) Signal(ctx context.Context, sig unix.Signal) error {
 	_, _, err := p.native.call(ctx, &protocol.Request{Op: protocol.OpSignal, ID: string(p.id), Token: p.token, Number: int32(sig)}) //nolint:gosec // a signal
-	if code(err) == protocol.Unknown {
+	if keeperclient.Code(err) == protocol.Unknown {
 		return fault.New(fault.NotFound, "the process has ended")
 	}
 	return err

@@ -20,8 +20,10 @@ import (
 	"tero.internal/common/workload"
 	"tero.internal/runtime/internal/cgroup"
 	"tero.internal/runtime/internal/idmap"
+	"tero.internal/runtime/internal/keeperclient"
 	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/internal/rootfs"
+	"tero.internal/runtime/internal/setup"
 	"tero.internal/runtime/keeper"
 )
 
@@ -32,11 +34,11 @@ type Native struct {
 	tree     *cgroup.Tree
 	ids      *idmap.Allocator
 	scaffold *rootfs.Scaffold
-	filters  filters
+	filters  setup.Filters
 	maxFiles unix.Rlimit // this process's own limit of open files, as the keeper's
 
 	mu     sync.Mutex // guards what follows
-	keeper *client
+	keeper *keeperclient.Client
 	closed bool
 	// child is the keeper's pid when this process is its parent, else 0.
 	child int
@@ -69,7 +71,7 @@ func OpenNative(ctx context.Context, c Config) (*Native, error) {
 				WithHint("choose a writable one")
 		}
 	}
-	if err := checkDevices(); err != nil {
+	if err := setup.CheckDevices(); err != nil {
 		return nil, err
 	}
 	var err error
@@ -87,21 +89,6 @@ func OpenNative(ctx context.Context, c Config) (*Native, error) {
 		return nil, err
 	}
 	return n, nil
-}
-
-// checkDevices makes sure that the nodes that containers get are what they should be.
-func checkDevices() error {
-	for _, d := range devices() {
-		var st unix.Stat_t
-		path := filepath.Join("/dev", d.name)
-		if err := unix.Lstat(path, &st); err != nil {
-			return fault.New(fault.Unsupported, "the host has no %s: %w", path, err)
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(d.major, d.minor) {
-			return fault.New(fault.Unsupported, "the host's %s is not the character device %d:%d", path, d.major, d.minor)
-		}
-	}
-	return nil
 }
 
 // takeUp marks the id ranges of the containers on disk as used.
@@ -127,27 +114,29 @@ func (n *Native) takeUp() error {
 
 // client gives the connection to the keeper. When it was lost, it connects
 // again, to a new keeper if need be.
-func (n *Native) client(ctx context.Context) (*client, error) {
+func (n *Native) client(ctx context.Context) (*keeperclient.Client, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return nil, fault.New(fault.Unavailable, "the sandbox driver is closed")
 	}
-	if n.keeper != nil && n.keeper.alive() {
+	if n.keeper != nil && n.keeper.Alive() {
 		return n.keeper, nil
 	}
 	if n.keeper != nil {
-		n.keeper.close()
+		n.keeper.Close()
 		n.keeper = nil
 		n.Log.WarnContext(ctx, "connection to the keeper lost")
 	}
-	c, started, err := n.connect(ctx)
+	c, started, err := keeperclient.Connect(ctx, n.RunDir, n.InitPath)
 	if err != nil {
 		return nil, err
 	}
-	if started {
+	if started != 0 {
+		n.Log.InfoContext(ctx, "keeper started", slog.Int("pid", started))
+		n.reap(started)
 		if err := n.endOrphans(ctx); err != nil {
-			c.close()
+			c.Close()
 			return nil, err
 		}
 	}
@@ -200,10 +189,10 @@ func (n *Native) call(ctx context.Context, req *protocol.Request, files ...*os.F
 	if err != nil {
 		return nil, nil, err
 	}
-	reply, file, err := c.call(ctx, req, files)
-	if errors.Is(err, errLost) {
+	reply, file, err := c.Call(ctx, req, files)
+	if errors.Is(err, keeperclient.ErrLost) {
 		err = fault.New(fault.Unavailable, "the keeper of the containers was lost: %w", err).
-			WithHint("its containers have ended; see %s", filepath.Join(n.RunDir, keeperLogFile))
+			WithHint("its containers have ended; see %s", filepath.Join(n.RunDir, keeperclient.LogFile))
 	}
 	return reply, file, err
 }
@@ -278,7 +267,7 @@ func (n *Native) Close() error {
 	}
 	n.closed = true
 	if n.keeper != nil {
-		n.keeper.close()
+		n.keeper.Close()
 		n.keeper = nil
 	}
 	for _, f := range n.userNS {
@@ -305,14 +294,14 @@ func (n *Native) Shutdown(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpShutdown}, nil); err != nil {
-		if code(err) == protocol.WrongPhase {
+	if _, _, err := c.Call(ctx, &protocol.Request{Op: protocol.OpShutdown}, nil); err != nil {
+		if keeperclient.Code(err) == protocol.WrongPhase {
 			return busy
 		}
 		return fmt.Errorf("end the keeper: %w", err)
 	}
 	select {
-	case <-c.done:
+	case <-c.Done():
 	case <-ctx.Done():
 		return fmt.Errorf("end the keeper: %w", ctx.Err())
 	}
@@ -321,11 +310,11 @@ func (n *Native) Shutdown(ctx context.Context) error {
 	n.child = 0
 	n.mu.Unlock()
 	if child != 0 {
-		if err := ignoringEINTR(func() error { _, err := unix.Wait4(child, nil, 0, nil); return err }); err != nil && !errors.Is(err, unix.ECHILD) {
+		if err := keeperclient.IgnoringEINTR(func() error { _, err := unix.Wait4(child, nil, 0, nil); return err }); err != nil && !errors.Is(err, unix.ECHILD) {
 			return fmt.Errorf("end the keeper: %w", err)
 		}
 	}
-	for _, name := range []string{socketFile, keeperLock} {
+	for _, name := range []string{keeperclient.SocketFile, keeperclient.LockFile} {
 		if err := os.Remove(filepath.Join(n.RunDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("end the keeper: %w", err)
 		}

@@ -298,6 +298,6 @@ func kernelState(t *testing.T, n *node) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(&b, "cgroups %d, folders %d, mounts %d", groups, len(folders), strings.Count(string(mounts), "\n"))
+	fmt.Fprintf(&b, "cgroups %d, folders %d, mounts %d", groups, len(folders), strings.Count(string(mounts), n.config.StateDir))
 	return b.String()
 }

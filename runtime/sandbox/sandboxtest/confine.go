@@ -94,7 +94,7 @@ func (s *Suite) checkView(t *testing.T, v View) {
 func (s *Suite) refusals(t *testing.T) {
 	_, out := s.Run(t, s.Spec(t, "try"))
 	var got map[string]string
-	out = out[strings.Index(out, "{"):] // what it wrote to /dev/stderr is in the log too
+	out = out[strings.Index(out, "{") : strings.LastIndex(out, "}")+1] // what it wrote to /dev/stderr is in the log too, before or after
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatalf("%v in %q", err, out)
 	}

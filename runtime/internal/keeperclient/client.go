@@ -1,4 +1,5 @@
-package sandbox
+// Package keeperclient is terod's side of the conversation with the keeper.
+package keeperclient
 
 import (
 	"context"
@@ -13,13 +14,14 @@ import (
 	"tero.internal/runtime/internal/protocol"
 )
 
-// errLost is a connection that ended.
-var errLost = errors.New("the connection to the keeper was lost")
+// ErrLost is a connection that ended.
+var ErrLost = errors.New("the connection to the keeper was lost")
 
-// client is a connection to the keeper. Calls may be made at the same time.
-type client struct {
+// Client is a connection to the keeper. Calls may be made at the same time.
+type Client struct {
 	conn *os.File
-	pid  int
+	// PID is the keeper.
+	PID  int
 	done chan struct{} // closed when the connection has ended
 
 	mu      sync.Mutex // guards seq and waiting
@@ -32,13 +34,13 @@ type answer struct {
 	file  *os.File
 }
 
-// dial connects to the keeper behind RunDir's socket.
-func dial(ctx context.Context, runDir string) (*client, error) {
+// Dial connects to the keeper behind runDir's socket.
+func Dial(ctx context.Context, runDir string) (*Client, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	err = atSocket(runDir, func(address *unix.SockaddrUnix) error { return unix.Connect(fd, address) })
+	err = AtSocket(runDir, func(address *unix.SockaddrUnix) error { return unix.Connect(fd, address) })
 	if err == nil {
 		err = unix.SetNonblock(fd, true)
 	}
@@ -46,26 +48,26 @@ func dial(ctx context.Context, runDir string) (*client, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	c := &client{
+	c := &Client{
 		conn: os.NewFile(uintptr(fd), "keeper"), done: make(chan struct{}),
 		waiting: map[uint32]chan answer{},
 	}
 	go c.read()
-	hello, _, err := c.call(ctx, &protocol.Request{Op: protocol.OpHello}, nil)
+	hello, _, err := c.Call(ctx, &protocol.Request{Op: protocol.OpHello}, nil)
 	if err == nil && hello.Number != protocol.Version {
 		err = fault.New(fault.Conflict, "the running keeper (process %d) speaks version %d, this terod %d", hello.PID, hello.Number, protocol.Version).
 			WithHint("remove the containers with the terod that started them, then restart")
 	}
 	if err != nil {
-		c.close()
+		c.Close()
 		return nil, err
 	}
-	c.pid = int(hello.PID)
+	c.PID = int(hello.PID)
 	return c, nil
 }
 
 // read hands out replies until the connection ends.
-func (c *client) read() {
+func (c *Client) read() {
 	defer close(c.done)
 	buf := make([]byte, protocol.MaxMessage)
 	more := map[uint32][]protocol.Status{}
@@ -108,22 +110,26 @@ func (c *client) read() {
 	_ = c.conn.Close()
 }
 
-func (c *client) close() {
+// Done is closed when the connection has ended.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Close ends the connection.
+func (c *Client) Close() {
 	_ = c.conn.Close()
 	<-c.done
 }
 
-// alive tells whether calls can still be answered; none can once one was told
+// Alive tells whether calls can still be answered; none can once one was told
 // that the connection is lost.
-func (c *client) alive() bool {
+func (c *Client) Alive() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.waiting != nil
 }
 
-// call sends a request and waits for its reply. A reply that says why the
-// keeper did not do it is a *refusal.
-func (c *client) call(ctx context.Context, req *protocol.Request, files []*os.File) (*protocol.Reply, *os.File, error) {
+// Call sends a request and waits for its reply. A reply that says why the
+// keeper did not do it is a *Refusal.
+func (c *Client) Call(ctx context.Context, req *protocol.Request, files []*os.File) (*protocol.Reply, *os.File, error) {
 	if len(files) == 0 {
 		req.Program, req.Folder, req.OOM, req.Cgroup = protocol.None, protocol.None, protocol.None, protocol.None
 	}
@@ -131,7 +137,7 @@ func (c *client) call(ctx context.Context, req *protocol.Request, files []*os.Fi
 	c.mu.Lock()
 	if c.waiting == nil {
 		c.mu.Unlock()
-		return nil, nil, errLost
+		return nil, nil, ErrLost
 	}
 	c.seq++
 	req.Seq = c.seq
@@ -141,15 +147,19 @@ func (c *client) call(ctx context.Context, req *protocol.Request, files []*os.Fi
 		c.mu.Lock()
 		delete(c.waiting, req.Seq)
 		c.mu.Unlock()
-		return nil, nil, fmt.Errorf("%w: %w", errLost, err)
+		if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, os.ErrClosed) {
+			return nil, nil, fmt.Errorf("ask the keeper: %w", err)
+		}
+		c.Close() // so that Alive knows it before the caller does
+		return nil, nil, fmt.Errorf("%w: %w", ErrLost, err)
 	}
 	select {
 	case a, ok := <-ch:
 		if !ok {
-			return nil, nil, errLost
+			return nil, nil, ErrLost
 		}
 		if a.reply.Code != protocol.OK {
-			return nil, nil, &refusal{a.reply}
+			return nil, nil, &Refusal{a.reply}
 		}
 		return a.reply, a.file, nil
 	case <-ctx.Done():
@@ -167,7 +177,7 @@ func (c *client) call(ctx context.Context, req *protocol.Request, files []*os.Fi
 	}
 }
 
-func (c *client) send(req *protocol.Request, files []*os.File) error {
+func (c *Client) send(req *protocol.Request, files []*os.File) error {
 	fds := make([]int, len(files))
 	for i, f := range files {
 		raw, err := f.SyscallConn()
@@ -185,26 +195,29 @@ func (c *client) send(req *protocol.Request, files []*os.File) error {
 	return err
 }
 
-// refusal is a reply that says why the keeper did not do something.
-type refusal struct{ reply *protocol.Reply }
+// Refusal is a reply that says why the keeper did not do something.
+type Refusal struct{ Reply *protocol.Reply }
 
-func (r *refusal) Error() string { return "keeper: " + r.reply.Text }
+func (r *Refusal) Error() string { return "keeper: " + r.Reply.Text }
 
-// code gives the keeper's error code of err, or OK when it has none.
-func code(err error) protocol.ErrorCode {
-	if r, ok := errors.AsType[*refusal](err); ok {
-		return r.reply.Code
+// Code gives the keeper's error code of err, or OK when it has none.
+func Code(err error) protocol.ErrorCode {
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		return r.Reply.Code
 	}
 	return protocol.OK
 }
 
-// control runs f with a file's descriptor.
-func control(file *os.File, f func(fd int) error) error {
-	raw, err := file.SyscallConn()
+// SocketFile is the keeper's socket in its folder.
+const SocketFile = "keeper.sock"
+
+// AtSocket calls f with the address of the keeper's socket, however long the
+// path of runDir is: a unix address has room for 107 bytes only.
+func AtSocket(runDir string, f func(*unix.SockaddrUnix) error) error {
+	dir, err := unix.Open(runDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("open %s: %w", runDir, err)
 	}
-	var failed error
-	err = raw.Control(func(fd uintptr) { failed = f(int(fd)) })
-	return errors.Join(err, failed)
+	defer func() { _ = unix.Close(dir) }()
+	return f(&unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir, SocketFile)})
 }

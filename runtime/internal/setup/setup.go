@@ -1,4 +1,6 @@
-package sandbox
+// Package setup compiles the configuration of a container, or of a further
+// process in one, to a program of raw system calls.
+package setup
 
 import (
 	"encoding/binary"
@@ -24,50 +26,52 @@ const (
 	slotSlave
 )
 
-// compiler makes the program of one process from its configuration.
-type compiler struct {
+// Setup is the program of one process, with the files that it refers to.
+type Setup struct {
 	program.Builder
 	config *specs.Spec
-	// files are what is sent along; close says which of them are the compiler's.
+	// files are what is sent along; owned those of them to close afterwards.
 	files []*os.File
-	close []*os.File
+	owned []*os.File
 	// rootFile is the index of the root file system.
 	rootFile int
 	filter   []unix.SockFilter
 }
 
-// done closes the files that were opened for the program.
-func (c *compiler) done() {
-	for _, f := range c.close {
+// Files are the files that the program refers to, in order.
+func (c *Setup) Files() []*os.File { return c.files }
+
+// Close closes the files that were opened for the program.
+func (c *Setup) Close() {
+	for _, f := range c.owned {
 		_ = f.Close()
 	}
 }
 
-// send adds a file and gives its index.
-func (c *compiler) send(f *os.File) int {
+// Send adds a file and gives its index.
+func (c *Setup) Send(f *os.File) int {
 	c.files = append(c.files, f)
 	return len(c.files) - 1
 }
 
-// sendOwn adds a file that is closed when the program is done.
-func (c *compiler) sendOwn(fd int, name string) int {
-	f := os.NewFile(uintptr(fd), name)
-	c.close = append(c.close, f)
-	return c.send(f)
+// SendOwn adds a file that Close closes.
+func (c *Setup) SendOwn(f *os.File) int {
+	c.owned = append(c.owned, f)
+	return c.Send(f)
 }
 
 func cwd() program.Arg { return program.I(unix.AT_FDCWD) }
 
 // joinCgroups writes "0", which is the writer, to each v1 tasks file.
-func (c *compiler) joinCgroups(tasks []*os.File) {
+func (c *Setup) joinCgroups(tasks []*os.File) {
 	c.Step("enter the cgroup")
 	for _, f := range tasks {
-		c.Call(unix.SYS_WRITE, program.F(c.send(f)), c.String("0"), program.I(1))
+		c.Call(unix.SYS_WRITE, program.F(c.Send(f)), c.String("0"), program.I(1))
 	}
 }
 
 // becomeRoot takes the identity that the id map gives root.
-func (c *compiler) becomeRoot() {
+func (c *Setup) becomeRoot() {
 	c.Step("take the ids of the user namespace")
 	c.Call(unix.SYS_SETGROUPS, program.I(0), program.I(0))
 	c.Call(unix.SYS_SETRESGID, program.I(0), program.I(0), program.I(0))
@@ -79,12 +83,12 @@ func (c *compiler) becomeRoot() {
 	c.Call(unix.SYS_KEYCTL, program.I(unix.KEYCTL_JOIN_SESSION_KEYRING), program.I(0)).Tolerate(unix.ENOSYS)
 }
 
-func (c *compiler) notDumpable() {
+func (c *Setup) notDumpable() {
 	c.Call(unix.SYS_PRCTL, program.I(unix.PR_SET_DUMPABLE), program.I(0), program.I(0), program.I(0), program.I(0))
 }
 
 // identity sets the host name and brings the loopback interface up.
-func (c *compiler) identity(network bool) {
+func (c *Setup) identity(network bool) {
 	if name := c.config.Hostname; name != "" {
 		c.Step("set the host name")
 		c.Call(unix.SYS_SETHOSTNAME, c.String(name), program.I(len(name)))
@@ -100,10 +104,10 @@ func (c *compiler) identity(network bool) {
 	}
 }
 
-func (c *compiler) closeSlot(slot int) { c.Call(unix.SYS_CLOSE, program.S(slot)) }
+func (c *Setup) closeSlot(slot int) { c.Call(unix.SYS_CLOSE, program.S(slot)) }
 
 // pivot makes the container's root the only file system there is.
-func (c *compiler) pivot() {
+func (c *Setup) pivot() {
 	c.Step("change to the root file system")
 	c.Call(unix.SYS_FCHDIR, program.F(c.rootFile))
 	c.Call(unix.SYS_PIVOT_ROOT, c.String("."), c.String("."))
@@ -113,7 +117,7 @@ func (c *compiler) pivot() {
 }
 
 // stdio puts the standard streams in place.
-func (c *compiler) stdio(terminal bool) {
+func (c *Setup) stdio(terminal bool) {
 	c.Step("put the standard streams in place")
 	streams := []program.Arg{program.O(program.OwnStdin), program.O(program.OwnStdout), program.O(program.OwnStderr)}
 	if terminal {
@@ -129,7 +133,7 @@ func (c *compiler) stdio(terminal bool) {
 
 // terminal opens a pseudo-terminal of the container's own devpts; the program's
 // root must be the container's.
-func (c *compiler) terminal(uid uint32) {
+func (c *Setup) terminal(uid uint32) {
 	c.Step("open a terminal")
 	const flags = unix.O_RDWR | unix.O_NOCTTY | unix.O_CLOEXEC
 	c.Call(unix.SYS_OPENAT, cwd(), c.String("/dev/pts/ptmx"), program.I(flags|unix.O_NOFOLLOW), program.I(0)).Out(slotMaster)
@@ -139,7 +143,7 @@ func (c *compiler) terminal(uid uint32) {
 }
 
 // ready reports that the process is set up, with its terminal if it has one.
-func (c *compiler) ready(terminal bool) {
+func (c *Setup) ready(terminal bool) {
 	c.Step("report")
 	var report [program.ReportSize]byte
 	binary.LittleEndian.PutUint32(report[:], program.ReportReady)
@@ -166,14 +170,14 @@ func (c *compiler) ready(terminal bool) {
 }
 
 // wait waits for the second gate; the process ends silently when the keeper does.
-func (c *compiler) wait() {
+func (c *Setup) wait() {
 	c.Step("wait for the start")
 	c.Call(unix.SYS_READ, program.O(program.OwnGate), c.Bytes(make([]byte, 1)), program.I(1)).Flag(program.FlagEOF)
 }
 
 // confine drops what the payload must not have. Everything the process could
 // be tricked with is closed or marked to close before.
-func (c *compiler) confine(p *specs.Process) error {
+func (c *Setup) confine(p *specs.Process) error {
 	if !p.NoNewPrivileges {
 		c.seccomp() // only a privileged process may load a filter without no_new_privs
 	}
@@ -191,13 +195,13 @@ func (c *compiler) confine(p *specs.Process) error {
 	}
 	c.Step("set the umask")
 	c.Call(unix.SYS_UMASK, program.I(umask))
-	c.Step("change to the working directory " + p.Cwd)
+	c.Step(StepFolder + p.Cwd)
 	c.Call(unix.SYS_CHDIR, c.String(p.Cwd))
 	return nil
 }
 
 // seccomp loads the filter.
-func (c *compiler) seccomp() {
+func (c *Setup) seccomp() {
 	if len(c.filter) == 0 {
 		return
 	}
@@ -215,7 +219,7 @@ func (c *compiler) seccomp() {
 }
 
 // capabilities takes the user's ids and leaves it the listed capabilities.
-func (c *compiler) capabilities(p *specs.Process) error {
+func (c *Setup) capabilities(p *specs.Process) error {
 	lists := p.Capabilities
 	if lists == nil {
 		lists = &specs.LinuxCapabilities{}
@@ -274,11 +278,11 @@ func (c *compiler) capabilities(p *specs.Process) error {
 }
 
 // exec executes the payload: the last steps of every program.
-func (c *compiler) exec(p *specs.Process) {
+func (c *Setup) exec(p *specs.Process) {
 	c.Step("close files")
 	c.Call(unix.SYS_CLOSE_RANGE, program.I(3), program.I(^uint32(0)), program.I(unix.CLOSE_RANGE_CLOEXEC))
 	argv, env := c.Vector(p.Args), c.Vector(p.Env)
-	paths := candidates(p.Args[0], p.Env)
+	paths := Candidates(p.Args[0], p.Env)
 	targets := make([]program.Arg, len(paths))
 	for i, path := range paths {
 		targets[i] = c.String(path)
@@ -286,7 +290,7 @@ func (c *compiler) exec(p *specs.Process) {
 	if p.NoNewPrivileges {
 		c.seccomp()
 	}
-	c.Step(stepExec)
+	c.Step(StepExec)
 	for _, target := range targets {
 		c.Call(unix.SYS_EXECVE, target, argv, env).
 			Tolerate(unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ENAMETOOLONG).Flag(program.FlagKeep)
@@ -294,11 +298,14 @@ func (c *compiler) exec(p *specs.Process) {
 	c.Fail()
 }
 
-// stepExec names the last step, whose failures have messages of their own.
-const stepExec = "execute the command"
+// StepExec names the last step, whose failures have messages of their own.
+const StepExec = "execute the command"
 
-// candidates gives the paths that a command may be at, as execvp(3) finds it.
-func candidates(command string, env []string) []string {
+// StepFolder begins the name of the step that changes to the working directory.
+const StepFolder = "change to the working directory "
+
+// Candidates gives the paths that a command may be at, as execvp(3) finds it.
+func Candidates(command string, env []string) []string {
 	if strings.Contains(command, "/") {
 		return []string{command}
 	}
@@ -331,7 +338,7 @@ func capabilityNames() []string {
 }
 
 // unshareCgroup makes the present cgroup the root of what the container sees.
-func (c *compiler) unshareCgroup() {
+func (c *Setup) unshareCgroup() {
 	c.Step("make a cgroup namespace")
 	c.Call(unix.SYS_UNSHARE, program.I(unix.CLONE_NEWCGROUP))
 }

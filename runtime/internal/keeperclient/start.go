@@ -1,11 +1,10 @@
-package sandbox
+package keeperclient
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,50 +17,38 @@ import (
 
 // The keeper's files in RunDir.
 const (
-	socketFile    = "keeper.sock"
-	keeperLogFile = "keeper.log"
-	keeperLock    = "keeper.lock"
+	LogFile  = "keeper.log"
+	LockFile = "keeper.lock"
 )
 
-// atSocket calls f with the address of the keeper's socket, however long the
-// path of runDir is: a unix address has room for 107 bytes only.
-func atSocket(runDir string, f func(*unix.SockaddrUnix) error) error {
-	dir, err := unix.Open(runDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// Connect gives a connection to the running keeper of runDir, or to one that it
+// starts from the binary at initPath; started is the pid of the latter, else 0.
+func Connect(ctx context.Context, runDir, initPath string) (_ *Client, started int, err error) {
+	lock, err := os.OpenFile(filepath.Join(runDir, LockFile), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600) //nolint:gosec // the node's own folder
 	if err != nil {
-		return fmt.Errorf("open %s: %w", runDir, err)
-	}
-	defer func() { _ = unix.Close(dir) }()
-	return f(&unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir, socketFile)})
-}
-
-// connect gives a connection to the running keeper, or to one that it starts;
-// started tells which.
-func (n *Native) connect(ctx context.Context) (_ *client, started bool, err error) {
-	lock, err := os.OpenFile(filepath.Join(n.RunDir, keeperLock), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, false, fmt.Errorf("lock the keeper: %w", err)
+		return nil, 0, fmt.Errorf("lock the keeper: %w", err)
 	}
 	defer func() { _ = lock.Close() }() // unlocks
-	if err := control(lock, func(fd int) error { return ignoringEINTR(func() error { return unix.Flock(fd, unix.LOCK_EX) }) }); err != nil {
-		return nil, false, fmt.Errorf("lock the keeper: %w", err)
+	if err := Control(lock, func(fd int) error { return IgnoringEINTR(func() error { return unix.Flock(fd, unix.LOCK_EX) }) }); err != nil {
+		return nil, 0, fmt.Errorf("lock the keeper: %w", err)
 	}
-	c, err := dial(ctx, n.RunDir)
-	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, errLost) {
-		return c, false, err
+	c, err := Dial(ctx, runDir)
+	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, ErrLost) {
+		return c, 0, err
 	}
-	pid, err := n.startKeeper(ctx)
+	pid, err := start(ctx, runDir, initPath)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
-	if c, err = dial(ctx, n.RunDir); err != nil {
-		return nil, false, fault.New(fault.Internal, "the keeper did not start: %w", err).
-			WithHint("see %s", filepath.Join(n.RunDir, keeperLogFile))
+	if c, err = Dial(ctx, runDir); err != nil {
+		return nil, 0, fault.New(fault.Internal, "the keeper did not start: %w", err).
+			WithHint("see %s", filepath.Join(runDir, LogFile))
 	}
-	n.Log.InfoContext(ctx, "keeper started", slog.Int("pid", pid))
-	return c, true, nil
+	return c, pid, nil
 }
 
-func ignoringEINTR(f func() error) error {
+// IgnoringEINTR calls f until no signal interrupts it.
+func IgnoringEINTR(f func() error) error {
 	for {
 		if err := f(); !errors.Is(err, unix.EINTR) {
 			return err
@@ -69,28 +56,28 @@ func ignoringEINTR(f func() error) error {
 	}
 }
 
-// startKeeper starts tero-init as the keeper, in a session of its own, from a
+// start starts tero-init as the keeper, in a session of its own, from a
 // sealed copy in memory: nothing that a container could ever open is the file
 // on disk (CVE-2019-5736), and replacing the file does not touch the running one.
-func (n *Native) startKeeper(ctx context.Context) (pid int, err error) {
-	listener, err := n.listen()
+func start(ctx context.Context, runDir, initPath string) (pid int, err error) {
+	listener, err := listen(runDir)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = listener.Close() }()
-	image, err := sealed(n.InitPath)
+	image, err := sealed(initPath)
 	if err != nil {
-		return 0, fault.New(fault.Unavailable, "cannot use the init binary %s: %w", n.InitPath, err).
+		return 0, fault.New(fault.Unavailable, "cannot use the init binary %s: %w", initPath, err).
 			WithHint("build it with \"make build\", or name it in the configuration (initPath)")
 	}
 	defer func() { _ = image.Close() }()
-	log, err := os.OpenFile(filepath.Join(n.RunDir, keeperLogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(runDir, LogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // the node's own folder
 	if err != nil {
 		return 0, fmt.Errorf("open the keeper's log: %w", err)
 	}
 	defer func() { _ = log.Close() }()
 	var path string
-	if err := control(image, func(fd int) error {
+	if err := Control(image, func(fd int) error {
 		path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)
 		return nil
 	}); err != nil {
@@ -106,23 +93,22 @@ func (n *Native) startKeeper(ctx context.Context) (pid int, err error) {
 		return 0, fmt.Errorf("start the keeper: %w", err)
 	}
 	pid = cmd.Process.Pid
-	n.reap(pid)
 	return pid, cmd.Process.Release()
 }
 
 // listen makes the keeper's socket, in place of one that nobody serves.
-func (n *Native) listen() (*os.File, error) {
-	if err := os.Remove(filepath.Join(n.RunDir, socketFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+func listen(runDir string) (*os.File, error) {
+	if err := os.Remove(filepath.Join(runDir, SocketFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("replace the keeper's socket: %w", err)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	listener := os.NewFile(uintptr(fd), socketFile)
+	listener := os.NewFile(uintptr(fd), SocketFile)
 	err = unix.Fchmod(fd, 0o600) // the mode that bind gives the name
 	if err == nil {
-		err = atSocket(n.RunDir, func(address *unix.SockaddrUnix) error { return unix.Bind(fd, address) })
+		err = AtSocket(runDir, func(address *unix.SockaddrUnix) error { return unix.Bind(fd, address) })
 	}
 	if err == nil {
 		err = unix.Listen(fd, 16)
@@ -157,4 +143,15 @@ func sealed(path string) (_ *os.File, err error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// Control runs f with a file's descriptor.
+func Control(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = f(int(fd)) })
+	return errors.Join(err, failed)
 }

@@ -1,4 +1,4 @@
-package sandbox
+package setup
 
 import (
 	"os"
@@ -37,7 +37,7 @@ const (
 const attachPoint = "/proc"
 
 // attachRoot makes the mounts private and mounts the root file system.
-func (c *compiler) attachRoot() {
+func (c *Setup) attachRoot() {
 	c.Step("mount the root file system")
 	c.Call(unix.SYS_UMASK, program.I(0))
 	c.Call(unix.SYS_MOUNT, program.I(0), c.String("/"), program.I(0), program.I(unix.MS_REC|unix.MS_PRIVATE), program.I(0))
@@ -45,25 +45,25 @@ func (c *compiler) attachRoot() {
 }
 
 // inRoot opens a path inside the container's root, whatever links are there.
-func (c *compiler) inRoot(path string, flags uint64, slot int) *program.Last {
+func (c *Setup) inRoot(path string, flags uint64, slot int) *program.Last {
 	how := c.Words(flags|unix.O_CLOEXEC, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
-	return c.Call(unix.SYS_OPENAT2, program.F(c.rootFile), c.String(inside(path)), how, program.I(24)).Out(slot)
+	return c.Call(unix.SYS_OPENAT2, program.F(c.rootFile), c.String(Inside(path)), how, program.I(24)).Out(slot)
 }
 
-// inside gives a container's path relative to its root.
-func inside(path string) string {
+// Inside gives a container's path relative to its root.
+func Inside(path string) string {
 	return "." + filepath.Join("/", path)
 }
 
 // moveTo mounts a mount that is nowhere onto the target slot, and closes the latter.
-func (c *compiler) moveTo(mount program.Arg) {
+func (c *Setup) moveTo(mount program.Arg) {
 	c.Call(unix.SYS_MOVE_MOUNT, mount, c.String(""), program.S(slotTarget), c.String(""),
 		program.I(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
 	c.closeSlot(slotTarget)
 }
 
 // mounts mounts what the configuration lists.
-func (c *compiler) mounts(userNS *os.File) error {
+func (c *Setup) mounts(userNS *os.File) error {
 	var fresh []string // tmpfs mounts, in which mount points can be made
 	for i := range c.config.Mounts {
 		m := &c.config.Mounts[i]
@@ -97,7 +97,7 @@ func (c *compiler) mounts(userNS *os.File) error {
 }
 
 // makePoint makes a mount point below a tmpfs that was mounted before.
-func (c *compiler) makePoint(destination string, fresh []string) {
+func (c *Setup) makePoint(destination string, fresh []string) {
 	dir := filepath.Clean(destination)
 	var missing []string
 	for ; dir != "/"; dir = filepath.Dir(dir) {
@@ -117,7 +117,7 @@ func (c *compiler) makePoint(destination string, fresh []string) {
 }
 
 // fileSystem leaves a new file system in slotMount.
-func (c *compiler) fileSystem(kind, source string, o options) {
+func (c *Setup) fileSystem(kind, source string, o options) {
 	c.Call(unix.SYS_FSOPEN, c.String(kind), program.I(unix.FSOPEN_CLOEXEC)).Out(slotContext)
 	set := func(command int, key, value program.Arg) {
 		c.Call(unix.SYS_FSCONFIG, program.S(slotContext), program.I(command), key, value, program.I(0))
@@ -138,7 +138,7 @@ func (c *compiler) fileSystem(kind, source string, o options) {
 }
 
 // bind mounts a file or folder of the host.
-func (c *compiler) bind(m *specs.Mount, o options, userNS *os.File) error {
+func (c *Setup) bind(m *specs.Mount, o options, userNS *os.File) error {
 	if !o.idmap {
 		userNS = nil
 	}
@@ -147,20 +147,20 @@ func (c *compiler) bind(m *specs.Mount, o options, userNS *os.File) error {
 		return fault.New(fault.Invalid, "mount %s on %s: %w", m.Source, m.Destination, err).
 			WithHint("does the source exist?")
 	}
-	mount := c.sendOwn(fd, m.Source)
+	mount := c.SendOwn(os.NewFile(uintptr(fd), m.Source))
 	c.inRoot(m.Destination, unix.O_PATH, slotTarget)
 	c.moveTo(program.F(mount))
 	return nil
 }
 
 // bindFile mounts one of the container's own files.
-func (c *compiler) bindFile(path, destination string, userNS *os.File) error {
+func (c *Setup) bindFile(path, destination string, userNS *os.File) error {
 	const attributes = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	fd, err := rootfs.Clone(path, userNS, attributes)
 	if err != nil {
 		return err
 	}
-	mount := c.sendOwn(fd, path)
+	mount := c.SendOwn(os.NewFile(uintptr(fd), path))
 	c.Step("mount " + destination)
 	c.inRoot(destination, unix.O_PATH, slotTarget)
 	c.moveTo(program.F(mount))
@@ -168,7 +168,7 @@ func (c *compiler) bindFile(path, destination string, userNS *os.File) error {
 }
 
 // fillDev puts the devices and links of the OCI specification into a new /dev.
-func (c *compiler) fillDev() {
+func (c *Setup) fillDev() {
 	c.Step("fill /dev")
 	c.inRoot("/dev", unix.O_PATH|unix.O_DIRECTORY, slotFolder)
 	create := program.I(unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW)
@@ -195,12 +195,12 @@ func (c *compiler) fillDev() {
 }
 
 // cloneHost leaves a copy of a host's path, which must not be below attachPoint, in slotMount.
-func (c *compiler) cloneHost(path string) {
+func (c *Setup) cloneHost(path string) {
 	c.Call(unix.SYS_OPEN_TREE, cwd(), c.String(path), program.I(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Out(slotMount)
 }
 
 // console makes the terminal's slave /dev/console.
-func (c *compiler) console() {
+func (c *Setup) console() {
 	c.Step("mount /dev/console")
 	c.Call(unix.SYS_OPENAT, cwd(), c.String("/dev/console"), program.I(unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW), program.I(0)).Out(slotTarget)
 	c.cloneHost("/dev/pts/0")
@@ -209,7 +209,7 @@ func (c *compiler) console() {
 }
 
 // restrict hides the masked paths and write-protects the read-only ones.
-func (c *compiler) restrict(l *specs.Linux) {
+func (c *Setup) restrict(l *specs.Linux) {
 	for _, p := range l.ReadonlyPaths {
 		c.Step("make " + p + " read-only")
 		missing := c.inRoot(p, unix.O_PATH, slotTarget).Tolerate(unix.ENOENT)
@@ -242,10 +242,10 @@ func (c *compiler) restrict(l *specs.Linux) {
 
 // sysctls sets kernel parameters of the container's namespaces, through its own
 // /proc and without following links.
-func (c *compiler) sysctls(values map[string]string) {
+func (c *Setup) sysctls(values map[string]string) {
 	for _, name := range sortedKeys(values) {
 		c.Step("set the kernel parameter " + name)
-		path := inside("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+		path := Inside("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
 		how := c.Words(unix.O_WRONLY|unix.O_CLOEXEC, 0, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 		c.Call(unix.SYS_OPENAT2, program.F(c.rootFile), c.String(path), how, program.I(24)).Out(slotContext)
 		c.Call(unix.SYS_WRITE, program.S(slotContext), c.String(values[name]), program.I(len(values[name])))
@@ -297,4 +297,19 @@ func parseOptions(m *specs.Mount) (options, error) {
 		}
 	}
 	return o, nil
+}
+
+// CheckDevices makes sure that the nodes that containers get are what they should be.
+func CheckDevices() error {
+	for _, d := range devices() {
+		var st unix.Stat_t
+		path := filepath.Join("/dev", d.name)
+		if err := unix.Lstat(path, &st); err != nil {
+			return fault.New(fault.Unsupported, "the host has no %s: %w", path, err)
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(d.major, d.minor) {
+			return fault.New(fault.Unsupported, "the host's %s is not the character device %d:%d", path, d.major, d.minor)
+		}
+	}
+	return nil
 }

@@ -1,0 +1,159 @@
+package setup
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"sync"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"tero.internal/common/fault"
+	"tero.internal/runtime/internal/program"
+	"tero.internal/runtime/internal/rootfs"
+	"tero.internal/runtime/internal/seccomp"
+)
+
+// Options say what a container is made of.
+type Options struct {
+	Config *specs.Spec
+	// Tasks are the v1 cgroups to enter.
+	Tasks []*os.File
+	// Root is the root file system, mounted nowhere yet.
+	Root *os.File
+	// UserNS is a user namespace with the container's id map.
+	UserNS *os.File
+	// Etc is the folder with the container's own rootfs.EtcFiles.
+	Etc string
+}
+
+// Container gives the program that sets a container up and executes its process.
+func (f *Filters) Container(o Options) (_ *Setup, err error) {
+	c := &Setup{config: o.Config}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	if c.filter, err = f.compile(o.Config.Linux.Seccomp); err != nil {
+		return nil, err
+	}
+	p := o.Config.Process
+	c.rootFile = c.Send(o.Root)
+	c.joinCgroups(o.Tasks)
+	if HasNamespace(o.Config, specs.CgroupNamespace) {
+		c.unshareCgroup()
+	}
+	c.becomeRoot()
+	c.identity(HasNamespace(o.Config, specs.NetworkNamespace))
+	c.attachRoot()
+	if err := c.mounts(o.UserNS); err != nil {
+		return nil, err
+	}
+	for _, name := range rootfs.EtcFiles() {
+		if err := c.bindFile(filepath.Join(o.Etc, filepath.Base(name)), name, o.UserNS); err != nil {
+			return nil, err
+		}
+	}
+	c.sysctls(o.Config.Linux.Sysctl)
+	c.restrict(o.Config.Linux)
+	c.pivot()
+	if p.Terminal {
+		c.terminal(p.User.UID)
+		c.console()
+	}
+	return c, c.finish(p)
+}
+
+// Process gives the program that joins a running container of this
+// configuration and executes a further process.
+func (f *Filters) Process(config *specs.Spec, p *specs.Process, tasks []*os.File) (*Setup, error) {
+	joined := *config
+	joined.Process = p
+	c := &Setup{config: &joined}
+	var err error
+	if c.filter, err = f.compile(config.Linux.Seccomp); err != nil {
+		return nil, err
+	}
+	c.joinCgroups(tasks)
+	c.Step("join the namespaces of the container")
+	namespaces := Namespaces(config)
+	if HasNamespace(config, specs.CgroupNamespace) {
+		namespaces |= unix.CLONE_NEWCGROUP
+	}
+	c.Call(unix.SYS_SETNS, program.O(program.OwnInit), program.I(namespaces))
+	c.becomeRoot()
+	if p.Terminal {
+		c.terminal(p.User.UID)
+	}
+	return c, c.finish(p)
+}
+
+// finish is what every program ends with, inside the container's root.
+func (c *Setup) finish(p *specs.Process) error {
+	c.stdio(p.Terminal)
+	if err := c.confine(p); err != nil {
+		return err
+	}
+	c.ready(p.Terminal)
+	c.wait()
+	c.exec(p)
+	return nil
+}
+
+// Namespaces gives the namespaces that the process is cloned into. The cgroup
+// namespace is made later, from inside the cgroup.
+func Namespaces(config *specs.Spec) uint64 {
+	flags := map[specs.LinuxNamespaceType]uint64{
+		specs.UserNamespace: unix.CLONE_NEWUSER, specs.PIDNamespace: unix.CLONE_NEWPID, specs.MountNamespace: unix.CLONE_NEWNS,
+		specs.NetworkNamespace: unix.CLONE_NEWNET, specs.IPCNamespace: unix.CLONE_NEWIPC, specs.UTSNamespace: unix.CLONE_NEWUTS,
+	}
+	var all uint64
+	for _, ns := range config.Linux.Namespaces {
+		all |= flags[ns.Type]
+	}
+	return all
+}
+
+// HasNamespace tells whether the process gets a namespace of its own.
+func HasNamespace(config *specs.Spec, t specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(config.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
+}
+
+// Filters makes programs; it keeps compiled seccomp profiles: compiling takes longer than comparing.
+type Filters struct {
+	mu   sync.Mutex // guards list
+	list []compiled
+}
+
+type compiled struct {
+	profile *specs.LinuxSeccomp
+	filter  []unix.SockFilter
+}
+
+// keptFilters is how many profiles are kept; nodes use one or two.
+const keptFilters = 8
+
+func (f *Filters) compile(profile *specs.LinuxSeccomp) ([]unix.SockFilter, error) {
+	if profile == nil {
+		return nil, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.list {
+		if reflect.DeepEqual(c.profile, profile) {
+			return c.filter, nil
+		}
+	}
+	filter, err := seccomp.Compile(profile)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "the seccomp profile: %w", err)
+	}
+	if len(f.list) == keptFilters {
+		f.list = slices.Delete(f.list, 0, 1)
+	}
+	f.list = append(f.list, compiled{profile, filter})
+	return filter, nil
+}
