@@ -81,7 +81,7 @@ func (m *Manager) AttachFile(ctx context.Context, a workload.Attachment, ns *os.
 	if err := ctx.Err(); err != nil {
 		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, err)
 	}
-	if err := m.links.Up(e.HostIndex, e.pair()); err != nil {
+	if err := m.links.Up(ns, e.HostIndex, e.pair()); err != nil {
 		return Endpoint{}, err
 	}
 	if err := m.journal.write(stateReady, e); err != nil {

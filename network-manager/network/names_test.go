@@ -1,13 +1,16 @@
 package network_test
 
 import (
+	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
 	mdns "github.com/miekg/dns"
 
 	"tero.internal/network-manager/flow"
+	"tero.internal/network-manager/internal/nettest"
 	"tero.internal/network-manager/network"
 )
 
@@ -64,5 +67,26 @@ func TestDNSTellsWhatTheAskerMayReach(t *testing.T) {
 	}
 	if e := client.endpoint; len(e.DNS) != 1 || e.DNS[0] != e.Gateway || e.Search[0] != "default."+network.Domain {
 		t.Errorf("endpoint: %+v", e)
+	}
+}
+
+// TestTheFirstPacketArrives asks from containers the moment they are attached,
+// while namespaces come and go: what is sent before the kernel has acted on the
+// link's carrier would be lost, and nothing here asks twice.
+func TestTheFirstPacketArrives(t *testing.T) {
+	m, _ := open(t, nil)
+	const askers = 24
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	for range 4 {
+		busy.Go(func() {
+			for range askers / 2 {
+				nettest.New(t).End()
+			}
+		})
+	}
+	for i := range askers {
+		c := attach(t, m, fmt.Sprintf("asker-%d", i), nil)
+		c.ask(t, "udp", fmt.Sprintf("asker-%d.", i), mdns.TypeA)
 	}
 }

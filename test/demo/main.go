@@ -62,7 +62,7 @@ func run(ctx context.Context, bin string) (err error) {
 		fmt.Printf("\n%d. %s\n", i+1, step.title)
 		t := time.Now()
 		if err := step.play(ctx); err != nil {
-			fmt.Printf("\n--- the node's log ---\n%s----------------------\n", n.Log())
+			fmt.Printf("\n--- flows ---\n%s--- the node's log ---\n%s----------------------\n", n.Tero(ctx, "flows").Stdout, n.Log())
 			return fmt.Errorf("step %d (%s): %w", i+1, step.title, err)
 		}
 		fmt.Printf("   (%.2f s)\n", time.Since(t).Seconds())

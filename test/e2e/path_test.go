@@ -137,8 +137,11 @@ func TestCNI(t *testing.T) {
 	if err == nil {
 		t.Errorf("a foreign container reached web although no segment allows it: %s", out)
 	}
-	if got := tero(t, n, 0, "flows", "--denied").Stdout; !strings.Contains(got, "web") {
-		t.Errorf("the flow log does not tell of it:\n%s", got)
+	if err := testnode.WaitFor(t.Context(), func() (bool, string) {
+		got := tero(t, n, 0, "flows", "--denied").Stdout
+		return strings.Contains(got, "default-deny"), "the flow log does not tell of it: " + got
+	}); err != nil {
+		t.Error(err)
 	}
 	plugin("DEL")
 }

@@ -114,8 +114,8 @@ func configure(ns netns.NsHandle, p Pair) error {
 	return nil
 }
 
-// Up connects the pair: from now on the container can send.
-func (l *Links) Up(index int, p Pair) error {
+// Up connects the pair: when it returns, the container can send.
+func (l *Links) Up(ns *os.File, index int, p Pair) error {
 	// The node forwards what comes from containers, and from nowhere else
 	// because of us: the host does not become a router for its other networks.
 	if err := sysctl("net/ipv4/conf/"+p.Host+"/forwarding", "1"); err != nil {
@@ -127,6 +127,9 @@ func (l *Links) Up(index int, p Pair) error {
 	if err := l.handle.LinkSetUp(byIndex(index)); err != nil {
 		return fmt.Errorf("bring %s up: %w", p.Host, err)
 	}
+	if err := settle(netns.NsHandle(int(ns.Fd())), p.Container); err != nil {
+		return fmt.Errorf("%s in the container: %w", p.Container, err)
+	}
 	if err := l.handle.NeighSet(neighbour(index, p.Address, p.MAC)); err != nil {
 		return fmt.Errorf("set neighbour %s: %w", p.Address, err)
 	}
@@ -134,6 +137,22 @@ func (l *Links) Up(index int, p Pair) error {
 		LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: single(p.Address), Src: p.Gateway.AsSlice(),
 	}); err != nil {
 		return fmt.Errorf("add route to %s: %w", p.Address, err)
+	}
+	return nil
+}
+
+// settle makes the kernel act on the carrier that the container's end has got by
+// its peer's coming up. Otherwise a worker does so later, and until then what
+// the container sends is dropped in silence: a lost DNS query costs five
+// seconds. Asking for one link settles it (rtnl_getlink calls linkwatch_sync_dev).
+func settle(ns netns.NsHandle, name string) error {
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("route socket: %w", err)
+	}
+	defer h.Close()
+	if _, err := h.LinkByName(name); err != nil {
+		return fmt.Errorf("settle: %w", err)
 	}
 	return nil
 }
