@@ -93,7 +93,7 @@ func lockState(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "state directory: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
 		return nil, fault.New(fault.Exists, "another terod uses the state directory %s", dir).
 			WithHint("end it with \"tero down\", or give this one a --state-dir and --run-dir of its own")

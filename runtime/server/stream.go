@@ -20,9 +20,14 @@ import (
 	"tero.internal/runtime/supervise"
 )
 
-// Sandboxes are the streams and processes of containers (sandbox.Native).
+// Sandboxes are the containers' processes (sandbox.Native).
 type Sandboxes interface {
+	Streams
 	PID(ctx context.Context, container workload.ID) (int, error)
+}
+
+// Streams connect to containers' processes.
+type Streams interface {
 	// Input gives the write end of standard input, or the terminal.
 	Input(ctx context.Context, container workload.ID) (*os.File, error)
 	// CloseInput tells the container that its standard input has ended.
@@ -161,7 +166,7 @@ func (r *Runtime) feed(ctx context.Context, c state.Container, stream grpc.BidiS
 }
 
 // side is one side of a terminal, which the kernel keeps in 16 bits.
-func side(n uint32) uint16 { return uint16(min(n, 1<<16-1)) } //nolint:gosec // bounded
+func side(n uint32) uint16 { return uint16(min(n, 1<<16-1)) }
 
 // Exec runs a further process in a container.
 func (r *Runtime) Exec(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, runtimev1.ExecResponse]) error {

@@ -99,7 +99,7 @@ func (n *Node) Start(ctx context.Context) error {
 
 // Command is terod with the flags that keep the node to itself, and args.
 func (n *Node) Command(args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(n.bin, "terod"), append([]string{ //nolint:gosec,noctx // the node outlives any context on purpose
+	return exec.Command(filepath.Join(n.bin, "terod"), append([]string{ //nolint:noctx // the node outlives any context on purpose
 		"--node-name=" + n.name, "--trust-domain=" + n.name + ".tero",
 		"--state-dir=" + n.StateDir(), "--run-dir=" + n.RunDir(), "--cgroup-parent=" + n.cgroup(),
 		"--network-table=" + n.table(), "--log-level=warn",
@@ -159,7 +159,7 @@ type Result struct {
 // Tero runs a command of the CLI against the node, in WorkDir.
 func (n *Node) Tero(ctx context.Context, args ...string) Result {
 	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, filepath.Join(n.bin, "tero"), args...) //nolint:gosec // a test's own command
+	cmd := exec.CommandContext(ctx, filepath.Join(n.bin, "tero"), args...)
 	cmd.Dir = n.WorkDir()
 	cmd.Env = append(os.Environ(), "TERO_SOCKET="+n.Socket(), "NO_COLOR=1")
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -228,8 +228,8 @@ func (n *Node) processes() []int {
 		if err != nil {
 			continue
 		}
-		args, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))  //nolint:gosec // a process that has gone is none of ours
-		groups, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup")) //nolint:gosec // likewise
+		args, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		groups, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
 		program, _, _ := bytes.Cut(args, []byte{0})
 		ours := strings.HasPrefix(filepath.Base(string(program)), "tero") && bytes.Contains(args, []byte(n.Base()+"/"))
 		if ours || bytes.Contains(groups, []byte("/"+n.cgroup()+"/")) {
@@ -281,7 +281,7 @@ func (n *Node) Left(ctx context.Context) ([]string, error) {
 // InNetNS runs a command in the node's network namespace and gives its output.
 func (n *Node) InNetNS(ctx context.Context, args ...string) (string, error) {
 	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // a test's own command
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := n.start(cmd); err != nil {
 		return "", err
