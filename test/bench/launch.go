@@ -36,7 +36,7 @@ func launch(ctx context.Context, bin string, rounds int) (_ []measure.Line, err 
 		clean := context.WithoutCancel(ctx)
 		err = errors.Join(err, n.Clear(clean), os.RemoveAll(dir))
 	}()
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the peer's containers go through it
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
 	if err := startNode(ctx, n); err != nil {
@@ -91,7 +91,7 @@ func startNode(ctx context.Context, n *testnode.Node) error {
 	if err := n.Start(ctx); err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(n.WorkDir(), "root", "true"), "tero.internal/examples/true") //nolint:gosec // our own program
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(n.WorkDir(), "root", "true"), "tero.internal/examples/true")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w: %s", err, out)
@@ -119,7 +119,7 @@ func startNode(ctx context.Context, n *testnode.Node) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(trust, "bench.pub"), key, 0o600); err != nil { //nolint:gosec // the bench's own folder
+	if err := os.WriteFile(filepath.Join(trust, "bench.pub"), key, 0o600); err != nil {
 		return err
 	}
 	return tero("image", "import", "images")
