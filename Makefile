@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 TOOLS := bin/tools
 
-# grpcnotrace leaves golang.org/x/net/trace out, and net/http with it: the CLI is
-# 8.2 MB instead of 11.4.
+# grpcnotrace leaves golang.org/x/net/trace out of every binary: the CLI is 16.9 MB
+# instead of 17.3 (8.2 instead of 11.4 where nothing else links net/http).
 TAGS := grpcnotrace
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unversioned)
 LDFLAGS := -s -w -X tero.internal/common/buildinfo.version=$(VERSION)
