@@ -84,7 +84,7 @@ func Run(ctx context.Context, c Config, log *slog.Logger) (err error) {
 		return err
 	}
 	for _, start := range []func(context.Context, *undo.Stack) error{
-		n.openDecisions, n.openTrust, n.openMachine, n.openRuntime, n.serve,
+		n.openDecisions, n.openTrust, n.recordPolicy, n.openMachine, n.openRuntime, n.serve,
 	} {
 		if err := start(ctx, &open); err != nil {
 			return err
@@ -140,6 +140,41 @@ func (n *node) openTrust(ctx context.Context, open *undo.Stack) (err error) {
 	}); err != nil {
 		return err
 	}
+	return nil
+}
+
+// recordPolicy puts the policy set in force, and each that follows it, into the
+// launch log. A log that takes no records must not keep the node from starting
+// and telling so: every launch is refused then, and names its policy anyway.
+func (n *node) recordPolicy(ctx context.Context, open *undo.Stack) error {
+	changes := n.bus.Subscribe()
+	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	record := func(ctx context.Context) {
+		set, _ := n.policy.Current()
+		if err := n.evidence.RecordPolicy(ctx, set.Digest); err != nil {
+			n.log.ErrorContext(ctx, "policy set not recorded in the launch log", slog.String("error", err.Error()))
+		}
+	}
+	record(ctx)
+	go func() {
+		defer close(done)
+		for {
+			e, _, err := changes.Next(watch)
+			if err != nil {
+				return
+			}
+			if e.Type == "policy.changed" {
+				record(watch)
+			}
+		}
+	}()
+	open.Push("policy watch", func(context.Context) error {
+		stop()
+		<-done
+		changes.Close()
+		return nil
+	})
 	return nil
 }
 
@@ -204,12 +239,12 @@ func (n *node) register(s *grpc.Server) {
 // describe tells what the node is.
 func (n *node) describe(context.Context) (*nodev1.StatusResponse, error) {
 	set, _ := n.policy.Current()
-	records, _ := n.evidence.State()
+	records, diverged := n.evidence.State()
 	r := &nodev1.StatusResponse{
 		Name: n.config.NodeName, SpiffeId: n.spiffeID, TrustDomain: n.trustDomain.String(),
 		Level: n.evidence.Level().String(), LevelDescription: n.evidence.Level().Describe(), Version: buildinfo.Version(),
 		Socket: n.config.Socket, Address: n.config.Address, StateDir: n.config.StateDir, Started: timestamppb.New(n.started),
-		LaunchRecords: records, PolicyDigest: string(set.Digest), CniSocket: n.cniSocket(),
+		LaunchRecords: records, LaunchLogFault: diverged, PolicyDigest: string(set.Digest), CniSocket: n.cniSocket(),
 	}
 	for _, c := range n.state.List() {
 		r.Containers++

@@ -47,9 +47,8 @@ const (
 
 // The files in the state directory.
 const (
-	keyFile      = "ca-key.pem"
-	certFile     = "ca.pem"
-	registryFile = "identities.json"
+	keyFile  = "ca-key.pem"
+	certFile = "ca.pem"
 )
 
 // Config says whose authority this is.
@@ -70,7 +69,7 @@ type Issuer struct {
 	cert *x509.Certificate
 	pool *x509.CertPool
 
-	// mu guards byContainer, bySPIFFEID and the registry's file.
+	// mu guards byContainer and bySPIFFEID.
 	mu          sync.Mutex
 	byContainer map[workload.ID]Enrolled
 	bySPIFFEID  map[string]workload.ID
@@ -95,7 +94,7 @@ func Open(_ context.Context, cfg Config) (*Issuer, error) {
 	if err := i.load(); err != nil {
 		return nil, err
 	}
-	return i, i.loadRegistry()
+	return i, nil
 }
 
 func (i *Issuer) path(name string) string { return filepath.Join(i.cfg.StateDir, name) }

@@ -1,21 +1,13 @@
 package issue
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/x509"
-	"encoding/json"
-	"errors"
-	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"tero.internal/common/atomicfile"
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
 )
@@ -38,31 +30,32 @@ func (i *Issuer) Enrol(_ context.Context, container workload.ID, spiffeID string
 	if _, err := i.cfg.TrustDomain.WorkloadName(spiffeID); err != nil {
 		return workload.Identity{}, fault.New(fault.Invalid, "enrol: %w", err)
 	}
+	identity := workload.Identity{SPIFFEID: spiffeID, Record: evidence.Record, Enrolled: i.cfg.Now().UTC()}
+	return identity, i.bind(Enrolled{Identity: identity, Container: container, Evidence: evidence})
+}
+
+// Restore binds an identity again after a restart, as it was enrolled before:
+// the container's own record keeps it, so that the two cannot disagree.
+func (i *Issuer) Restore(_ context.Context, container workload.ID, identity workload.Identity, evidence workload.Evidence) error {
+	return i.bind(Enrolled{Identity: identity, Container: container, Evidence: evidence})
+}
+
+func (i *Issuer) bind(e Enrolled) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if holder, taken := i.bySPIFFEID[spiffeID]; taken {
-		return workload.Identity{}, fault.New(fault.Exists, "identity %s is held by container %s", spiffeID, holder.Short()).
+	if holder, taken := i.bySPIFFEID[e.Identity.SPIFFEID]; taken {
+		return fault.New(fault.Exists, "identity %s is held by container %s", e.Identity.SPIFFEID, holder.Short()).
 			WithHint("a name has one holder at a time: stop that container, or run this one under another name")
 	}
-	if held, taken := i.byContainer[container]; taken {
-		return workload.Identity{}, fault.New(fault.Exists, "container %s holds the identity %s", container.Short(), held.Identity.SPIFFEID)
+	if held, taken := i.byContainer[e.Container]; taken {
+		return fault.New(fault.Exists, "container %s holds the identity %s", e.Container.Short(), held.Identity.SPIFFEID)
 	}
-	e := Enrolled{
-		Identity:  workload.Identity{SPIFFEID: spiffeID, Record: evidence.Record, Enrolled: i.cfg.Now().UTC()},
-		Container: container, Evidence: evidence,
-	}
-	i.byContainer[container], i.bySPIFFEID[spiffeID] = e, container
-	if err := i.storeRegistry(); err != nil {
-		delete(i.byContainer, container)
-		delete(i.bySPIFFEID, spiffeID)
-		return workload.Identity{}, err
-	}
-	return e.Identity, nil
+	i.byContainer[e.Container], i.bySPIFFEID[e.Identity.SPIFFEID] = e, e.Container
+	return nil
 }
 
 // Revoke ends the identity of a container; nothing is minted for it any more.
-// It is nil for one that is not enrolled. When it cannot be made durable it
-// holds all the same until the next start, and the error says so.
+// It is nil for one that is not enrolled.
 func (i *Issuer) Revoke(_ context.Context, container workload.ID) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -72,7 +65,7 @@ func (i *Issuer) Revoke(_ context.Context, container workload.ID) error {
 	}
 	delete(i.byContainer, container)
 	delete(i.bySPIFFEID, e.Identity.SPIFFEID)
-	return i.storeRegistry()
+	return nil
 }
 
 // List gives the enrolled identities, sorted by name.
@@ -118,61 +111,4 @@ func (i *Issuer) IssueSVID(_ context.Context, container workload.ID, csr []byte)
 		return nil, err
 	}
 	return &SVID{SPIFFEID: id, Certificate: der, Bundle: i.cert.Raw, Expires: expires}, nil
-}
-
-// registry is the file's form.
-type registry struct {
-	Version    int        `json:"version"`
-	Identities []Enrolled `json:"identities"`
-}
-
-const registryVersion = 1
-
-// storeRegistry writes the registry; mu is held.
-func (i *Issuer) storeRegistry() error {
-	b, err := json.MarshalIndent(registry{Version: registryVersion, Identities: i.sorted()}, "", " ")
-	if err != nil {
-		return fault.New(fault.Internal, "encode the identities: %w", err)
-	}
-	if err := atomicfile.Write(i.path(registryFile), append(b, '\n'), 0o600); err != nil {
-		kind := fault.Internal
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			kind = fault.Exhausted
-		}
-		return fault.New(kind, "store the identities: %w", err).WithHint("is the state directory's disk full?")
-	}
-	return nil
-}
-
-// loadRegistry reads what was enrolled before a restart.
-func (i *Issuer) loadRegistry() error {
-	b, err := os.ReadFile(i.path(registryFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fault.New(fault.Internal, "read the identities: %w", err)
-	}
-	damaged := func(why string) error {
-		return fault.New(fault.Corrupt, "the registry of identities %s is damaged: %s", i.path(registryFile), why).
-			WithHint("restore it from a backup; or stop all containers and move it away: then nobody is enrolled")
-	}
-	var r registry
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&r); err != nil {
-		return damaged(err.Error())
-	}
-	if r.Version != registryVersion {
-		return damaged("its version is not known")
-	}
-	for _, e := range r.Identities {
-		_, twice := i.bySPIFFEID[e.Identity.SPIFFEID]
-		_, err := i.cfg.TrustDomain.WorkloadName(e.Identity.SPIFFEID)
-		if twice || err != nil || e.Container.Validate() != nil {
-			return damaged("the entry of " + e.Identity.SPIFFEID + " is no valid enrolment")
-		}
-		i.byContainer[e.Container], i.bySPIFFEID[e.Identity.SPIFFEID] = e, e.Container
-	}
-	return nil
 }

@@ -60,7 +60,12 @@ func (s *Supervisor) recoverOne(ctx context.Context, r state.Container, found ma
 		return s.discard(ctx, r.ID)
 	case state.Running:
 		b, ok := found[r.ID]
-		if ok && (b.Phase == sandbox.Running || b.Phase == sandbox.Exited) {
+		if ok && b.Phase != sandbox.Created {
+			if b.Phase == sandbox.Running {
+				if err := s.Identities.Restore(ctx, r.ID, r.Identity, r.Evidence); err != nil {
+					return err
+				}
+			}
 			s.track(r.ID, r.Spec.AutoRemove)
 			s.Log.InfoContext(ctx, "container taken up", slog.String("container", string(r.ID)), slog.String("name", r.Spec.Name))
 			return nil

@@ -42,9 +42,11 @@ type Network interface {
 	Reconcile(ctx context.Context, alive []workload.ID) error
 }
 
-// Identities takes identities back.
+// Identities takes identities back, and up again.
 type Identities interface {
 	Revoke(ctx context.Context, container workload.ID) error
+	// Restore binds the identity of a container that ran before a restart.
+	Restore(ctx context.Context, container workload.ID, identity workload.Identity, evidence workload.Evidence) error
 }
 
 // Config holds what a Supervisor works with; all fields must be set.

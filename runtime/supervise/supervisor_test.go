@@ -129,6 +129,13 @@ func (m *machine) Revoke(_ context.Context, id workload.ID) error {
 	return nil
 }
 
+func (m *machine) Restore(_ context.Context, id workload.ID, _ workload.Identity, _ workload.Evidence) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.enrolled[id] = true
+	return nil
+}
+
 // left tells what the machine still holds.
 func (m *machine) left() [3]int {
 	m.mu.Lock()
@@ -317,6 +324,7 @@ func TestRecover(t *testing.T) {
 	m.boxes[exited.ID].end(sandbox.Exit{Code: 3})
 	delete(m.boxes, lost.ID)
 
+	clear(m.enrolled) // they are in the daemon's memory
 	s = open(t, m, st)
 	defer s.Close()
 	if diff := cmp.Diff([]workload.ID{running.ID}, m.alive); diff != "" {
@@ -338,6 +346,9 @@ func TestRecover(t *testing.T) {
 	defer m.mu.Unlock()
 	if m.boxes[half.ID] != nil || m.boxes[stranger] != nil {
 		t.Error("a half-launched or unknown sandbox was left")
+	}
+	if diff := cmp.Diff(map[workload.ID]bool{running.ID: true}, m.enrolled); diff != "" {
+		t.Errorf("identities (-want +got):\n%s", diff)
 	}
 }
 

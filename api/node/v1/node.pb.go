@@ -80,6 +80,7 @@ type StatusResponse struct {
 	PolicyDigest      string                 `protobuf:"bytes,14,opt,name=policy_digest,json=policyDigest,proto3" json:"policy_digest,omitempty"`
 	PluginsActive     int32                  `protobuf:"varint,15,opt,name=plugins_active,json=pluginsActive,proto3" json:"plugins_active,omitempty"`
 	CniSocket         string                 `protobuf:"bytes,16,opt,name=cni_socket,json=cniSocket,proto3" json:"cni_socket,omitempty"`
+	LaunchLogFault    string                 `protobuf:"bytes,17,opt,name=launch_log_fault,json=launchLogFault,proto3" json:"launch_log_fault,omitempty"` // why nothing is launched any more; empty when all is well
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -222,6 +223,13 @@ func (x *StatusResponse) GetPluginsActive() int32 {
 func (x *StatusResponse) GetCniSocket() string {
 	if x != nil {
 		return x.CniSocket
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetLaunchLogFault() string {
+	if x != nil {
+		return x.LaunchLogFault
 	}
 	return ""
 }
@@ -443,7 +451,7 @@ var File_node_v1_node_proto protoreflect.FileDescriptor
 const file_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"\x12node/v1/node.proto\x12\ftero.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\xa7\x04\n" +
+	"\rStatusRequest\"\xd1\x04\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12!\n" +
@@ -464,7 +472,8 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\rpolicy_digest\x18\x0e \x01(\tR\fpolicyDigest\x12%\n" +
 	"\x0eplugins_active\x18\x0f \x01(\x05R\rpluginsActive\x12\x1d\n" +
 	"\n" +
-	"cni_socket\x18\x10 \x01(\tR\tcniSocket\"\x14\n" +
+	"cni_socket\x18\x10 \x01(\tR\tcniSocket\x12(\n" +
+	"\x10launch_log_fault\x18\x11 \x01(\tR\x0elaunchLogFault\"\x14\n" +
 	"\x12WatchEventsRequest\"\xcf\x02\n" +
 	"\x13WatchEventsResponse\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
