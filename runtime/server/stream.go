@@ -149,6 +149,10 @@ func (r *Runtime) feed(ctx context.Context, c state.Container, stream grpc.BidiS
 					return // the container closed its input
 				}
 			case *runtimev1.AttachRequest_CloseStdin:
+				if input != nil { // the container sees the end when the last writer has gone
+					_ = input.Close()
+					input = nil
+				}
 				if err := r.sandboxes.CloseInput(ctx, c.ID); err != nil {
 					return
 				}

@@ -213,10 +213,12 @@ func newWatch(ctx context.Context, path string, until <-chan struct{}) (*watch, 
 	return w, nil
 }
 
+// close ends the watch. The kernel makes who closes an inotify file wait for a
+// grace period of its readers, 5 to 16 ms here: nobody waits for that.
 func (w *watch) close() {
 	close(w.done)
 	w.waker.Wait()
-	_ = w.file.Close()
+	go func() { _ = w.file.Close() }()
 }
 
 // wait waits for changes; gone tells that the log was removed. (The folder does
