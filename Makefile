@@ -37,12 +37,12 @@ examples: ## Build the example programs and the example plugin into bin/examples
 	GOOS=wasip1 GOARCH=wasm go build -trimpath -buildmode=c-shared -o bin/examples/nolatest.wasm ./examples/plugins/nolatest
 
 .PHONY: test
-test: build examples ## Run every test under the race detector (as root: the tests use the real kernel)
+test: deps build examples ## Run every test under the race detector (as root: the tests use the real kernel)
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: namespaces, nftables and cgroups are tested for real" >&2; exit 1; }
 	go test -race -timeout 15m ./...
 
 .PHONY: e2e
-e2e: build examples ## Run the end-to-end tests alone
+e2e: deps build examples ## Run the end-to-end tests alone
 	go test -race -count=1 -timeout 10m ./test/...
 
 .PHONY: lint
@@ -78,11 +78,12 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s)
 	  done; done
 
 .PHONY: demo
-demo: build examples ## Show the whole path: run, prove, refuse (as root)
+demo: PACKAGES := iproute2 nftables
+demo: deps build examples ## Show the whole path: run, prove, refuse (as root)
 	go run ./test/demo -bin bin
 
 .PHONY: bench
-bench: build examples ## Measure, beside the peers, in one interleaved run (as root)
+bench: deps build examples ## Measure, beside the peers, in one interleaved run (as root)
 	go run ./test/bench -bin bin
 
 .PHONY: install

@@ -82,7 +82,7 @@ func statusView(r *nodev1.StatusResponse, now time.Time) render.View {
 			[2]string{"CNI socket", r.GetCniSocket()},
 			[2]string{"State", r.GetStateDir()},
 			[2]string{"Containers", fmt.Sprintf("%d running, %d in all", r.GetContainersRunning(), r.GetContainers())},
-			[2]string{"Launch records", fmt.Sprint(r.GetLaunchRecords())},
+			[2]string{"Launch records", launchLog(r)},
 			[2]string{"Policy digest", r.GetPolicyDigest()},
 			[2]string{"Plugins", fmt.Sprintf("%d active", r.GetPluginsActive())},
 			[2]string{"Version", r.GetVersion()},
@@ -155,4 +155,12 @@ func versionCommand(s *session.Session) *cobra.Command {
 			})
 		},
 	}
+}
+
+// launchLog tells the log's size, and why nothing is launched any more if so.
+func launchLog(r *nodev1.StatusResponse) string {
+	if f := r.GetLaunchLogFault(); f != "" {
+		return fmt.Sprintf("%d; NO LAUNCH IS POSSIBLE: %s", r.GetLaunchRecords(), f)
+	}
+	return fmt.Sprint(r.GetLaunchRecords())
 }
