@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -25,10 +26,35 @@ type Node struct {
 	bin  string // folder of the binaries
 	name string
 	args []string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
-	// exited is closed when terod has ended; nil before the first Start.
-	exited chan struct{}
+	// terod is the running daemon, or the last one; nil before the first Start.
+	terod *process
+}
+
+// process is a running or ended terod.
+type process struct {
+	cmd    *exec.Cmd
+	log    *lockedBuffer
+	exited chan struct{} // closed when it has ended
+}
+
+// lockedBuffer is read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+// Write appends.
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// String gives what was written.
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // New describes a node that is not there yet. Nodes of different names live
@@ -62,8 +88,13 @@ func (n *Node) table() string { return "quantum_" + n.name }
 // Examples is the folder of the built example programs.
 func (n *Node) Examples() string { return filepath.Join(n.bin, "examples") }
 
-// Log is what terod has written so far; read it when terod has ended.
-func (n *Node) Log() string { return n.log.String() }
+// Log is what the running terod, or the last one, has written so far.
+func (n *Node) Log() string {
+	if n.terod == nil {
+		return ""
+	}
+	return n.terod.log.String()
+}
 
 // MakeNetNS makes the network namespace that the node and its containers are in.
 func (n *Node) MakeNetNS(ctx context.Context) error {
@@ -82,17 +113,22 @@ func (n *Node) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	n.log.Reset()
-	n.cmd = n.Command(n.args...)
-	n.cmd.Stdout, n.cmd.Stderr = &n.log, &n.log
-	if err := n.start(n.cmd); err != nil {
+	if n.terod != nil { // it holds the state directory until it has ended
+		select {
+		case <-n.terod.exited:
+		case <-time.After(patience):
+			return fmt.Errorf("the terod before has not ended: %s", n.Log())
+		}
+	}
+	p := &process{cmd: n.Command(n.args...), log: &lockedBuffer{}, exited: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if err := n.start(p.cmd); err != nil {
 		return err
 	}
-	exited := make(chan struct{})
-	n.exited = exited
+	n.terod = p
 	go func() {
-		_ = n.cmd.Wait()
-		close(exited)
+		_ = p.cmd.Wait()
+		close(p.exited)
 	}()
 	return n.waitReady(ctx)
 }
@@ -134,7 +170,7 @@ func (n *Node) start(cmd *exec.Cmd) error {
 func (n *Node) waitReady(ctx context.Context) error {
 	err := WaitFor(ctx, func() (bool, string) {
 		select {
-		case <-n.exited:
+		case <-n.terod.exited:
 			return true, ""
 		default:
 		}
@@ -142,8 +178,8 @@ func (n *Node) waitReady(ctx context.Context) error {
 		return r.Code == 0, r.Stderr
 	})
 	select {
-	case <-n.exited:
-		return fmt.Errorf("terod ended with code %d: %s", n.cmd.ProcessState.ExitCode(), n.log.String())
+	case <-n.terod.exited:
+		return fmt.Errorf("terod ended with code %d: %s", n.terod.cmd.ProcessState.ExitCode(), n.Log())
 	default:
 		return err
 	}
@@ -208,10 +244,10 @@ func (n *Node) Down(ctx context.Context) error {
 
 // Kill9 ends terod as a crash would; its containers run on.
 func (n *Node) Kill9() error {
-	if err := n.cmd.Process.Kill(); err != nil {
+	if err := n.terod.cmd.Process.Kill(); err != nil {
 		return err
 	}
-	<-n.exited
+	<-n.terod.exited
 	return nil
 }
 
