@@ -8,18 +8,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"tero.internal/common/fault"
 	"tero.internal/common/ocilayout"
+	"tero.internal/runtime/internal/imagetest"
 )
 
 // TestResolveIsCheap holds the figure that a launch relies on, with slack for
 // a busy machine and the race detector.
 func TestResolveIsCheap(t *testing.T) {
 	s := newStore(t)
-	info := s.mustImport(t, simple(t, "web:v1", layerTar(t, e("app", tar.TypeReg, "one"))))
+	info := s.mustImport(t, imagetest.Archive(t, "web:v1", imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "one"))))
 	sig, err := ocilayout.SignDigest(trustKey(t, s), ocilayout.Reference{Registry: "localhost", Repository: "web"}, info.Digest)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +40,7 @@ func TestResolveIsCheap(t *testing.T) {
 
 func BenchmarkResolve(b *testing.B) {
 	s := newStore(b)
-	info := s.mustImport(b, simple(b, "web:v1", layerTar(b, e("app", tar.TypeReg, "one"))))
+	info := s.mustImport(b, imagetest.Archive(b, "web:v1", imagetest.Tar(b, imagetest.Entry("app", tar.TypeReg, "one"))))
 	sig, err := ocilayout.SignDigest(trustKey(b, s), ocilayout.Reference{Registry: "localhost", Repository: "web"}, info.Digest)
 	if err != nil {
 		b.Fatal(err)
@@ -58,7 +56,7 @@ func BenchmarkResolve(b *testing.B) {
 }
 
 func BenchmarkImport(b *testing.B) {
-	archive := simple(b, "web:v1", layerTar(b, e("app", tar.TypeReg, strings.Repeat("x", 64<<20))))
+	archive := imagetest.Archive(b, "web:v1", imagetest.Tar(b, imagetest.Entry("app", tar.TypeReg, strings.Repeat("x", 64<<20))))
 	b.SetBytes(64 << 20)
 	for b.Loop() {
 		s := newStore(b)
@@ -67,8 +65,8 @@ func BenchmarkImport(b *testing.B) {
 }
 
 func FuzzImport(f *testing.F) {
-	f.Add(simple(f, "web:v1", layerTar(f, e("app", tar.TypeReg, "one"))))
-	f.Add(layerTar(f, e("manifest.json", tar.TypeReg, `[{"Config":"c","RepoTags":["a:b"],"Layers":["l"]}]`), e("c", tar.TypeReg, "{}"), e("l", tar.TypeSymlink, "l")))
+	f.Add(imagetest.Archive(f, "web:v1", imagetest.Tar(f, imagetest.Entry("app", tar.TypeReg, "one"))))
+	f.Add(imagetest.Tar(f, imagetest.Entry("manifest.json", tar.TypeReg, `[{"Config":"c","RepoTags":["a:b"],"Layers":["l"]}]`), imagetest.Entry("c", tar.TypeReg, "{}"), imagetest.Entry("l", tar.TypeSymlink, "l")))
 	f.Add([]byte("x"))
 	top, err := os.MkdirTemp("/dev/shm", "tero-fuzz-") // durable writes are cheap there
 	if err != nil {
@@ -88,27 +86,5 @@ func FuzzImport(f *testing.F) {
 			_, _ = s.Remove(t.Context(), i.Reference)
 		}
 		s.isEmpty(t)
-	})
-}
-
-func FuzzManifest(f *testing.F) {
-	f.Add([]byte(`{"schemaVersion":2,"manifests":[{"digest":"sha256:x","size":-1}]}`), v1.MediaTypeImageIndex)
-	f.Add([]byte(`{"config":{},"layers":[null]}`), v1.MediaTypeImageManifest)
-	f.Add([]byte(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:"]}}`), "")
-	f.Fuzz(func(t *testing.T, b []byte, mediaType string) {
-		m, idx, err := parseManifest(b, v1.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b)})
-		if err != nil && fault.KindOf(err) == fault.Internal {
-			t.Fatalf("%v has no kind", err)
-		}
-		if err == nil && idx == nil {
-			for _, l := range append(m.Layers, m.Config) {
-				if l.Digest.Validate() != nil || l.Size < 0 {
-					t.Fatalf("%+v was let through", l)
-				}
-			}
-		}
-		if c, err := parseConfig(b, "x"); err == nil {
-			_ = launchConfig(c.Config)
-		}
 	})
 }

@@ -8,54 +8,15 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/opencontainers/go-digest"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"tero.internal/runtime/internal/manifest"
 )
 
 // Prune removes images that have no name and no container, and what only they
 // needed. It gives the bytes that it freed.
 func (s *Store) Prune(ctx context.Context) (int64, error) {
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		named := map[string]bool{}
-		if err := each(tx, bucketNames, func(_ string, n nameEntry) error {
-			named[string(n.Digest)], named[string(n.Index)] = true, true
-			return nil
-		}); err != nil {
-			return err
-		}
-		var images []string
-		if err := each(tx, bucketImages, func(key string, r record) error {
-			if !named[key] && len(s.inUse(r.Digest)) == 0 {
-				images = append(images, key)
-			} else {
-				named[key] = true // in use: its signatures stay
-			}
-			return nil
-		}); err != nil {
-			return err
-		}
-		for _, key := range images {
-			if err := tx.Bucket([]byte(bucketImages)).Delete([]byte(key)); err != nil {
-				return err
-			}
-		}
-		var signed [][]byte
-		if err := tx.Bucket([]byte(bucketSignatures)).ForEach(func(k, _ []byte) error {
-			if !named[string(k)] {
-				signed = append(signed, append([]byte(nil), k...))
-			}
-			return nil
-		}); err != nil {
-			return err
-		}
-		for _, k := range signed {
-			if err := tx.Bucket([]byte(bucketSignatures)).Delete(k); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := s.db.Prune(s.inUse)
 	s.signatures.Add(1)
 	if err != nil {
 		return 0, s.diskFault(err, "collect images")
@@ -99,30 +60,25 @@ func (s *Store) sweep(ctx context.Context) (freed int64, err error) {
 
 // needed gives the paths of the blobs and layers of all recorded images.
 func (s *Store) needed() (map[string]bool, error) {
+	names, images, err := s.db.All()
 	keep := map[string]bool{}
-	err := s.db.View(func(tx *bolt.Tx) error {
-		if err := each(tx, bucketNames, func(_ string, n nameEntry) error {
-			if n.Index != "" {
-				keep[s.blobPath(n.Index)] = true
-			}
-			return nil
-		}); err != nil {
-			return err
+	for _, n := range names {
+		if n.Index != "" {
+			keep[s.blobPath(n.Index)] = true
 		}
-		return each(tx, bucketImages, func(_ string, r record) error {
-			for _, path := range s.parts(r) {
-				keep[path] = true
-			}
-			return nil
-		})
-	})
+	}
+	for _, img := range images {
+		for _, path := range s.parts(img) {
+			keep[path] = true
+		}
+	}
 	return keep, err
 }
 
 // parts gives the paths of an image's blobs and layers.
-func (s *Store) parts(r record) []string {
-	out := []string{s.blobPath(r.Digest), s.blobPath(r.ConfigDigest)}
-	for _, l := range r.Layers {
+func (s *Store) parts(img manifest.Image) []string {
+	out := []string{s.blobPath(img.Digest), s.blobPath(img.ConfigDigest)}
+	for _, l := range img.Layers {
 		out = append(out, s.blobPath(l.Digest), s.layerPath(l.ChainID))
 	}
 	return out
@@ -177,12 +133,4 @@ func (s *Store) pin(paths []string) (unpin func()) {
 			}
 		}
 	}
-}
-
-// chainID names a stack of layers (image-spec, config.md, Layer ChainID).
-func chainID(parent, diff digest.Digest) digest.Digest {
-	if parent == "" {
-		return diff
-	}
-	return digest.FromString(string(parent) + " " + string(diff))
 }

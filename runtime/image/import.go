@@ -8,15 +8,15 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	bolt "go.etcd.io/bbolt"
 
 	"tero.internal/common/atomicfile"
-	"tero.internal/common/fault"
 	"tero.internal/common/ocilayout"
+	"tero.internal/runtime/internal/archive"
+	"tero.internal/runtime/internal/imagedb"
+	"tero.internal/runtime/internal/layer"
 )
 
 // ImportOptions say how to import.
@@ -31,20 +31,20 @@ type ImportOptions struct {
 // nothing of it is stored, and what was stored before is as it was.
 func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (_ []Info, err error) {
 	if o.Reference != "" { // tell before the bytes come
-		if _, err := parseName(o.Reference); err != nil {
+		if _, err := archive.ParseName(o.Reference); err != nil {
 			return nil, err
 		}
 	}
-	a, err := s.stage(ctx, r)
+	a, err := archive.Stage(ctx, r, s.staging())
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
-		if rerr := a.remove(); rerr != nil && err == nil {
+		if rerr := a.Remove(); rerr != nil && err == nil {
 			err = fmt.Errorf("import: remove what was staged: %w", rerr)
 		}
 	}()
-	images, sigs, err := a.images(o.Reference)
+	images, sigs, err := a.Images(o.Reference)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (_ []I
 	}
 	var out []Info
 	for _, f := range images {
-		info, err := s.Inspect(ctx, f.reference.String())
+		info, err := s.Inspect(ctx, f.Reference.String())
 		if err != nil {
 			return nil, err
 		}
@@ -71,29 +71,39 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (_ []I
 	return out, nil
 }
 
+// staging says how archives are staged.
+func (s *Store) staging() archive.Config {
+	return archive.Config{
+		Dir:       s.ingest(),
+		Limits:    archive.Limits{Bytes: s.limits.ArchiveBytes, Entries: s.limits.ArchiveEntries, Layers: s.limits.Layers},
+		DiskFault: s.diskFault,
+	}
+}
+
 // store makes the parts durable, then records the images.
-func (s *Store) store(ctx context.Context, a *archive, images []found, sigs []ocilayout.Signature) error {
+func (s *Store) store(ctx context.Context, a *archive.Archive, images []archive.Image, sigs []ocilayout.Signature) error {
 	var paths []string
 	for _, f := range images {
-		paths = append(paths, s.parts(f.record)...)
-		if f.index != "" {
-			paths = append(paths, s.blobPath(f.index))
+		paths = append(paths, s.parts(f.Image)...)
+		if f.Index != "" {
+			paths = append(paths, s.blobPath(f.Index))
 		}
 	}
 	defer s.pin(paths)()
+	entries := make([]imagedb.Entry, 0, len(images))
 	for _, f := range images {
 		var lower []string // uppermost first
-		for _, l := range f.record.Layers {
+		for _, l := range f.Layers {
 			if err := s.addLayer(ctx, a, l, lower); err != nil {
 				return err
 			}
 			lower = append([]string{s.layerPath(l.ChainID)}, lower...)
 		}
-		digests := []digest.Digest{f.record.Digest, f.record.ConfigDigest}
-		if f.index != "" {
-			digests = append(digests, f.index)
+		digests := []digest.Digest{f.Digest, f.ConfigDigest}
+		if f.Index != "" {
+			digests = append(digests, f.Index)
 		}
-		for _, l := range f.record.Layers {
+		for _, l := range f.Layers {
 			digests = append(digests, l.Digest)
 		}
 		for _, d := range digests {
@@ -101,53 +111,28 @@ func (s *Store) store(ctx context.Context, a *archive, images []found, sigs []oc
 				return s.diskFault(err, "store blob "+string(d))
 			}
 		}
+		entries = append(entries, imagedb.Entry{
+			Name:  imagedb.Name{Reference: f.Reference.String(), Digest: f.Digest, Index: f.Index},
+			Image: f.Image,
+		})
 	}
 	if err := atomicfile.SyncDir(s.blobs()); err != nil {
 		return s.diskFault(err, "store blobs")
 	}
-	err := s.db.Update(func(tx *bolt.Tx) error { return commit(tx, images, sigs) })
+	err := s.db.Add(entries, sigs)
 	s.signatures.Add(1)
 	return s.diskFault(err, "record the image")
 }
 
-// commit records images, names and the signatures that are over one of them.
-func commit(tx *bolt.Tx, images []found, sigs []ocilayout.Signature) error {
-	now := time.Now().UTC()
-	signable := map[digest.Digest]bool{}
-	for _, f := range images {
-		if err := put(tx, bucketImages, string(f.record.Digest), f.record); err != nil {
-			return err
-		}
-		n := nameEntry{Reference: f.reference.String(), Digest: f.record.Digest, Index: f.index, Imported: now}
-		if err := put(tx, bucketNames, n.Reference, n); err != nil {
-			return err
-		}
-		signable[f.record.Digest] = true
-		if f.index != "" {
-			signable[f.index] = true
-		}
-	}
-	for _, sig := range sigs {
-		claim, err := ocilayout.ParseClaim(sig.Payload)
-		if err != nil || !signable[claim.Digest] {
-			continue // about something else: counts as none
-		}
-		if err := addSignature(tx, claim.Digest, sig); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // addBlob gives a staged blob its place in the store.
-func (s *Store) addBlob(a *archive, d digest.Digest) error {
+func (s *Store) addBlob(a *archive.Archive, d digest.Digest) error {
 	to := s.blobPath(d)
 	if _, err := os.Lstat(to); err == nil {
 		return nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := os.Open(a.blobs[d].path)
+	f, err := a.Open(d)
 	if err != nil {
 		return err
 	}
@@ -164,7 +149,7 @@ func (s *Store) addBlob(a *archive, d digest.Digest) error {
 
 // addLayer unpacks a layer, unless it is there. Of several imports that need
 // it at the same time one does the work.
-func (s *Store) addLayer(ctx context.Context, a *archive, l Layer, lower []string) error {
+func (s *Store) addLayer(ctx context.Context, a *archive.Archive, l layer.Layer, lower []string) error {
 	unlock, err := s.layerLocks.lock(ctx, string(l.ChainID))
 	if err != nil {
 		return err
@@ -176,14 +161,14 @@ func (s *Store) addLayer(ctx context.Context, a *archive, l Layer, lower []strin
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("layer %s: %w", l.Digest, err)
 	}
-	blob, err := os.Open(a.blobs[l.Digest].path)
+	blob, err := a.Open(l.Digest)
 	if err != nil {
 		return fmt.Errorf("layer %s: %w", l.Digest, err)
 	}
 	defer blob.Close()
-	dir := filepath.Join(a.dir, "layer-"+l.ChainID.Encoded())
+	dir := a.Folder("layer-" + l.ChainID.Encoded())
 	began := time.Now()
-	n, err := unpackLayer(ctx, blob, dir, l, lower, s.limits)
+	n, err := layer.Unpack(ctx, blob, dir, l, lower, layer.Limits{Bytes: s.limits.LayerBytes, Entries: s.limits.LayerEntries})
 	if err != nil {
 		_ = os.RemoveAll(dir)
 		if ctx.Err() != nil {
@@ -200,14 +185,4 @@ func (s *Store) addLayer(ctx context.Context, a *archive, l Layer, lower []strin
 	s.log.DebugContext(ctx, "layer unpacked", slog.String("layer", string(l.Digest)), slog.Int64("bytes", n),
 		slog.Duration("took", time.Since(began)))
 	return nil
-}
-
-// corruptLayer is the fault for a layer that is not what its digests say; a
-// fault, such as a limit's, stays as it is.
-func corruptLayer(l Layer, err error) error {
-	if fault.KindOf(err) != fault.Internal {
-		return err
-	}
-	return fault.New(fault.Corrupt, "layer %s is damaged: %w", l.Digest, err).
-		WithHint("make or fetch the archive again; nothing of it was stored")
 }

@@ -28,12 +28,14 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
 	"tero.internal/common/ocilayout"
 	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/imagedb"
+	"tero.internal/runtime/internal/layer"
+	"tero.internal/runtime/internal/manifest"
 )
 
 // Config is what a Store needs.
@@ -92,7 +94,7 @@ type Store struct {
 	limits Limits
 	inUse  func(digest.Digest) []string
 	log    *slog.Logger
-	db     *bolt.DB
+	db     *imagedb.DB
 	trust  *trust
 
 	// layerLocks makes imports of one layer wait for each other.
@@ -127,8 +129,8 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	if err := os.Chmod(s.root, 0o700); err != nil { //nolint:gosec // 0700 is for a folder
 		return nil, fmt.Errorf("image store: %w", err)
 	}
-	s.db, err = bolt.Open(filepath.Join(s.root, "images.db"), 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, bolt.ErrTimeout) { //nolint:staticcheck // bbolt/errors has the same value
+	s.db, err = imagedb.Open(filepath.Join(s.root, "images.db"))
+	if errors.Is(err, imagedb.ErrInUse) {
 		return nil, fault.New(fault.Exists, "the image store in %s is in use by another process", s.root).
 			WithHint("end the other node first, or give this one a state folder of its own")
 	}
@@ -140,9 +142,6 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 			_ = s.db.Close()
 		}
 	}()
-	if err := s.db.Update(makeBuckets); err != nil {
-		return nil, s.diskFault(err, "prepare the image database")
-	}
 	if err := removeContents(s.ingest()); err != nil {
 		return nil, fmt.Errorf("image store: remove what was left half done: %w", err)
 	}
@@ -174,7 +173,7 @@ func (s *Store) Resolve(ctx context.Context, reference string) (workload.Image, 
 	if err != nil {
 		return workload.Image{}, err
 	}
-	name, rec, err := s.lookup(ref)
+	name, rec, err := s.db.Lookup(ref)
 	if err != nil {
 		return workload.Image{}, err
 	}
@@ -207,19 +206,19 @@ type Info struct {
 	Config       workload.ImageConfig
 	Signers      []workload.Signer
 	Signatures   int // stored ones, trusted or not
-	Layers       []Layer
+	Layers       []layer.Layer
 	UsedBy       []string
 }
 
 // List gives all images by reference.
 func (s *Store) List(ctx context.Context) ([]Info, error) {
-	names, err := s.names()
+	names, err := s.db.Names()
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Info, 0, len(names))
 	for _, n := range names {
-		rec, err := s.record(n.Digest)
+		rec, err := s.db.Image(n.Digest)
 		if fault.KindOf(err) == fault.NotFound {
 			continue // removed in between
 		}
@@ -241,20 +240,20 @@ func (s *Store) Inspect(ctx context.Context, reference string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	name, rec, err := s.lookup(ref)
+	name, rec, err := s.db.Lookup(ref)
 	if err != nil {
 		return Info{}, err
 	}
 	return s.info(ctx, name, rec)
 }
 
-func (s *Store) info(ctx context.Context, n nameEntry, rec record) (Info, error) {
+func (s *Store) info(ctx context.Context, n imagedb.Name, rec manifest.Image) (Info, error) {
 	i := Info{
 		Reference: n.Reference, Digest: rec.Digest, IndexDigest: n.Index, ConfigDigest: rec.ConfigDigest,
 		Platform: rec.Platform, Size: rec.Size, Created: rec.Created, Imported: n.Imported,
 		Config: rec.Config, Layers: rec.Layers, UsedBy: s.inUse(rec.Digest),
 	}
-	sigs, err := s.storedSignatures(n.Digest, n.Index)
+	sigs, err := s.db.Signatures(n.Digest, n.Index)
 	if err != nil {
 		return i, err
 	}
@@ -280,14 +279,14 @@ func (s *Store) Remove(ctx context.Context, reference string) (Removed, error) {
 	if err != nil {
 		return Removed{}, err
 	}
-	name, _, err := s.lookup(ref)
+	name, _, err := s.db.Lookup(ref)
 	if err != nil {
 		return Removed{}, err
 	}
 	r := Removed{Reference: name.Reference, Digest: name.Digest}
-	last, err := s.dropName(name)
+	last, err := s.db.DropName(name, s.inUse)
 	if err != nil {
-		return r, err
+		return r, s.diskFault(err, "remove "+name.Reference)
 	}
 	if !last {
 		return r, nil

@@ -23,25 +23,26 @@ import (
 	"tero.internal/common/fault"
 	"tero.internal/common/ocilayout"
 	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/imagetest"
 )
 
 func TestImportAndResolve(t *testing.T) {
-	one := layerTar(t, e("app", tar.TypeReg, "one"))
-	for name, l := range map[string]testLayer{
-		"plain":  plainLayer(one),
-		"gzip":   {v1.MediaTypeImageLayerGzip, gzipped(t, one), one},
-		"zstd":   {v1.MediaTypeImageLayerZstd, zstded(t, one), one},
-		"docker": {dockerLayer + ".gzip", gzipped(t, one), one},
+	one := imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "one"))
+	for name, l := range map[string]imagetest.Layer{
+		"plain":  imagetest.PlainLayer(one),
+		"gzip":   imagetest.NewLayer(v1.MediaTypeImageLayerGzip, imagetest.Gzip(t, one), one),
+		"zstd":   imagetest.NewLayer(v1.MediaTypeImageLayerZstd, imagetest.Zstd(t, one), one),
+		"docker": imagetest.NewLayer("application/vnd.docker.image.rootfs.diff.tar.gzip", imagetest.Gzip(t, one), one),
 	} {
-		for _, packed := range []func(testing.TB, []byte) []byte{func(_ testing.TB, b []byte) []byte { return b }, gzipped, zstded} {
+		for _, packed := range []func(testing.TB, []byte) []byte{func(_ testing.TB, b []byte) []byte { return b }, imagetest.Gzip, imagetest.Zstd} {
 			t.Run(name, func(t *testing.T) {
 				s := newStore(t)
-				lay := newLayout(t)
-				d := lay.image(func(img *v1.Image, _ *v1.Manifest) {
+				lay := imagetest.NewLayout(t)
+				d := lay.Image(func(img *v1.Image, _ *v1.Manifest) {
 					img.Config.ExposedPorts = map[string]struct{}{"9/udp": {}, "80/tcp": {}}
 					img.Config.Labels = map[string]string{"a": "b"}
 				}, l)
-				info := s.mustImport(t, packed(t, lay.name(d, "web:v1").pack()))
+				info := s.mustImport(t, packed(t, lay.Name(d, "web:v1").Pack()))
 				img, err := s.Resolve(t.Context(), "web:v1")
 				if err != nil {
 					t.Fatal(err)
@@ -92,15 +93,15 @@ func TestResolveErrors(t *testing.T) {
 // TestDamagedArchives holds archives that are not what they say: each is
 // refused with its reason, and nothing of it stays.
 func TestDamagedArchives(t *testing.T) {
-	one := layerTar(t, e("app", tar.TypeReg, "one"))
-	good := func(t *testing.T) *layout {
-		l := newLayout(t)
-		return l.name(l.image(nil, plainLayer(one)), "web:v1")
+	one := imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "one"))
+	good := func(t *testing.T) *imagetest.Layout {
+		l := imagetest.NewLayout(t)
+		return l.Name(l.Image(nil, imagetest.PlainLayer(one)), "web:v1")
 	}
 	layerName := "blobs/sha256/" + digest.FromBytes(one).Encoded()
-	with := func(t *testing.T, change func(*v1.Image, *v1.Manifest), layers ...testLayer) []byte {
-		l := newLayout(t)
-		return l.name(l.image(change, layers...), "web:v1").pack()
+	with := func(t *testing.T, change func(*v1.Image, *v1.Manifest), layers ...imagetest.Layer) []byte {
+		l := imagetest.NewLayout(t)
+		return l.Name(l.Image(change, layers...), "web:v1").Pack()
 	}
 	for name, c := range map[string]struct {
 		archive func(*testing.T) []byte
@@ -111,73 +112,80 @@ func TestDamagedArchives(t *testing.T) {
 			l := good(t)
 			b := bytes.Clone(one)
 			b[600] ^= 1
-			l.blobs[layerName] = b
-			return l.pack()
+			l.Files[layerName] = b
+			return l.Pack()
 		}, fault.Corrupt, string(digest.FromBytes(one))},
-		"missing layer": {func(t *testing.T) []byte { l := good(t); delete(l.blobs, layerName); return l.pack() }, fault.Corrupt, "lacks layer " + string(digest.FromBytes(one))},
+		"missing layer": {func(t *testing.T) []byte { l := good(t); delete(l.Files, layerName); return l.Pack() }, fault.Corrupt, "lacks layer " + string(digest.FromBytes(one))},
 		"wrong diff id": {func(t *testing.T) []byte {
-			return with(t, nil, testLayer{v1.MediaTypeImageLayer, one, []byte("other")})
+			return with(t, nil, imagetest.NewLayer(v1.MediaTypeImageLayer, one, []byte("other")))
 		}, fault.Corrupt, string(digest.FromBytes(one))},
 		"wrong size": {func(t *testing.T) []byte {
-			return with(t, func(_ *v1.Image, m *v1.Manifest) { m.Layers[0].Size++ }, plainLayer(one))
+			return with(t, func(_ *v1.Image, m *v1.Manifest) { m.Layers[0].Size++ }, imagetest.PlainLayer(one))
 		}, fault.Corrupt, "its descriptor says"},
 		"broken gzip": {func(t *testing.T) []byte {
-			b := gzipped(t, one)
-			return with(t, nil, testLayer{v1.MediaTypeImageLayerGzip, b[:len(b)-6], one})
+			b := imagetest.Gzip(t, one)
+			return with(t, nil, imagetest.NewLayer(v1.MediaTypeImageLayerGzip, b[:len(b)-6], one))
 		}, fault.Corrupt, "damaged"},
-		"layer is no tar":   {func(t *testing.T) []byte { return with(t, nil, plainLayer([]byte(strings.Repeat("no tar ", 200)))) }, fault.Corrupt, "damaged"},
-		"truncated archive": {func(t *testing.T) []byte { b := good(t).pack(); return b[:len(b)-2048] }, fault.Corrupt, ""},
+		"layer is no tar": {func(t *testing.T) []byte {
+			return with(t, nil, imagetest.PlainLayer([]byte(strings.Repeat("no tar ", 200))))
+		}, fault.Corrupt, "damaged"},
+		"truncated archive": {func(t *testing.T) []byte { b := good(t).Pack(); return b[:len(b)-2048] }, fault.Corrupt, ""},
 		"no archive":        {func(*testing.T) []byte { return []byte(strings.Repeat("hello ", 1000)) }, fault.Corrupt, "cannot be read"},
 		"empty":             {func(*testing.T) []byte { return nil }, fault.Invalid, "empty"},
-		"no index":          {func(t *testing.T) []byte { return layerTar(t, e("x", tar.TypeReg, "x")) }, fault.Invalid, "neither index.json nor manifest.json"},
-		"index no json":     {func(t *testing.T) []byte { return layerTar(t, e("index.json", tar.TypeReg, "{")) }, fault.Invalid, "index.json"},
+		"no index":          {func(t *testing.T) []byte { return imagetest.Tar(t, imagetest.Entry("x", tar.TypeReg, "x")) }, fault.Invalid, "neither index.json nor manifest.json"},
+		"index no json":     {func(t *testing.T) []byte { return imagetest.Tar(t, imagetest.Entry("index.json", tar.TypeReg, "{")) }, fault.Invalid, "index.json"},
 		"bad blob name": {func(t *testing.T) []byte {
-			return layerTar(t, e("blobs/sha256/../../x", tar.TypeReg, "x"), e("blobs/sha256/zz", tar.TypeReg, "x"))
+			return imagetest.Tar(t, imagetest.Entry("blobs/sha256/../../x", tar.TypeReg, "x"), imagetest.Entry("blobs/sha256/zz", tar.TypeReg, "x"))
 		}, fault.Invalid, "no SHA-256 digest"},
-		"entry outside": {func(t *testing.T) []byte { return layerTar(t, e("../x", tar.TypeReg, "x")) }, fault.Invalid, "outside of itself"},
-		"device":        {func(t *testing.T) []byte { return layerTar(t, e("x", tar.TypeChar, "")) }, fault.Invalid, "no file, folder or link"},
+		"entry outside": {func(t *testing.T) []byte { return imagetest.Tar(t, imagetest.Entry("../x", tar.TypeReg, "x")) }, fault.Invalid, "outside of itself"},
+		"device":        {func(t *testing.T) []byte { return imagetest.Tar(t, imagetest.Entry("x", tar.TypeChar, "")) }, fault.Invalid, "no file, folder or link"},
 		"two indexes": {func(t *testing.T) []byte {
-			return layerTar(t, e("index.json", tar.TypeReg, "{}"), e("./index.json", tar.TypeReg, "{}"))
+			return imagetest.Tar(t, imagetest.Entry("index.json", tar.TypeReg, "{}"), imagetest.Entry("./index.json", tar.TypeReg, "{}"))
 		}, fault.Invalid, "two files"},
 		"other platform": {func(t *testing.T) []byte {
-			return with(t, func(i *v1.Image, _ *v1.Manifest) { i.Architecture = "s390x" }, plainLayer(one))
+			return with(t, func(i *v1.Image, _ *v1.Manifest) { i.Architecture = "s390x" }, imagetest.PlainLayer(one))
 		}, fault.Unsupported, "linux/s390x"},
 		"more diff ids": {func(t *testing.T) []byte {
-			return with(t, func(i *v1.Image, _ *v1.Manifest) { i.RootFS.DiffIDs = append(i.RootFS.DiffIDs, i.RootFS.DiffIDs[0]) }, plainLayer(one))
+			return with(t, func(i *v1.Image, _ *v1.Manifest) { i.RootFS.DiffIDs = append(i.RootFS.DiffIDs, i.RootFS.DiffIDs[0]) }, imagetest.PlainLayer(one))
 		}, fault.Invalid, "1 layers and 2 diff ids"},
-		"unknown layer type": {func(t *testing.T) []byte { return with(t, nil, testLayer{"application/x+encrypted", one, one}) }, fault.Unsupported, "cannot be unpacked"},
+		"unknown layer type": {func(t *testing.T) []byte {
+			return with(t, nil, imagetest.NewLayer("application/x+encrypted", one, one))
+		}, fault.Unsupported, "cannot be unpacked"},
 		"no image": {func(t *testing.T) []byte {
-			return with(t, func(_ *v1.Image, m *v1.Manifest) { m.Config.MediaType = "application/vnd.cncf.helm.config.v1+json" }, plainLayer(one))
+			return with(t, func(_ *v1.Image, m *v1.Manifest) { m.Config.MediaType = "application/vnd.cncf.helm.config.v1+json" }, imagetest.PlainLayer(one))
 		}, fault.Unsupported, "no container image"},
 		"index and manifest": {func(t *testing.T) []byte {
-			l := newLayout(t)
-			d := l.blob(v1.MediaTypeImageIndex, []byte(`{"schemaVersion":2,"manifests":[],"layers":[{"digest":"x"}]}`))
-			return l.name(d, "web:v1").pack()
+			l := imagetest.NewLayout(t)
+			d := l.Blob(v1.MediaTypeImageIndex, []byte(`{"schemaVersion":2,"manifests":[],"layers":[{"digest":"x"}]}`))
+			return l.Name(d, "web:v1").Pack()
 		}, fault.Invalid, "index and manifest at once"},
 		"endless index": {func(t *testing.T) []byte {
-			l := newLayout(t)
-			d := l.image(nil, plainLayer(one))
+			l := imagetest.NewLayout(t)
+			d := l.Image(nil, imagetest.PlainLayer(one))
 			for range 6 {
 				d.Platform = nil
-				d = l.document(v1.MediaTypeImageIndex, v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{d}})
+				d = l.Document(v1.MediaTypeImageIndex, v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{d}})
 			}
-			return l.name(d, "web:v1").pack()
+			return l.Name(d, "web:v1").Pack()
 		}, fault.Invalid, "deep in one another"},
 		"bad digest": {func(t *testing.T) []byte {
-			l := newLayout(t)
-			l.index.Manifests = []v1.Descriptor{{Digest: "sha256:../../../etc/passwd"}}
-			return l.pack()
+			l := imagetest.NewLayout(t)
+			l.Index.Manifests = []v1.Descriptor{{Digest: "sha256:../../../etc/passwd"}}
+			return l.Pack()
 		}, fault.Invalid, "is not a SHA-256 digest"},
 		"no name": {func(t *testing.T) []byte {
-			l := newLayout(t)
-			return l.name(l.image(nil, plainLayer(one)), "v1").pack()
+			l := imagetest.NewLayout(t)
+			return l.Name(l.Image(nil, imagetest.PlainLayer(one)), "v1").Pack()
 		}, fault.Invalid, "does not say what its image is called"},
 		"bad name": {func(t *testing.T) []byte {
-			l := newLayout(t)
-			return l.name(l.image(nil, plainLayer(one)), "Web:v1").pack()
+			l := imagetest.NewLayout(t)
+			return l.Name(l.Image(nil, imagetest.PlainLayer(one)), "Web:v1").Pack()
 		}, fault.Invalid, "malformed"},
+		"layer that leads out": {func(t *testing.T) []byte {
+			return with(t, nil, imagetest.PlainLayer(imagetest.Tar(t, imagetest.Entry("../evil", tar.TypeReg, "x"))))
+		}, fault.Invalid, "leads upwards"},
 		"NUL in the command": {func(t *testing.T) []byte {
-			return with(t, func(i *v1.Image, _ *v1.Manifest) { i.Config.Cmd = []string{"a\x00b"} }, plainLayer(one))
+			return with(t, func(i *v1.Image, _ *v1.Manifest) { i.Config.Cmd = []string{"a\x00b"} }, imagetest.PlainLayer(one))
 		}, fault.Invalid, "NUL"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -192,11 +200,11 @@ func TestDamagedArchives(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	one, two := layerTar(t, e("app", tar.TypeReg, "one")), layerTar(t, e("app", tar.TypeReg, "two"))
+	one, two := imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "one")), imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "two"))
 	s := newStore(t)
-	l := newLayout(t)
-	a, b := l.image(nil, plainLayer(one)), l.image(nil, plainLayer(two))
-	archive := l.name(a, "web:v1").name(b, "web:v2").pack()
+	l := imagetest.NewLayout(t)
+	a, b := l.Image(nil, imagetest.PlainLayer(one)), l.Image(nil, imagetest.PlainLayer(two))
+	archive := l.Name(a, "web:v1").Name(b, "web:v2").Pack()
 	infos, err := s.Import(t.Context(), bytes.NewReader(archive), ImportOptions{})
 	if err != nil || len(infos) != 2 {
 		t.Fatalf("%v, %v", infos, err)
@@ -211,11 +219,11 @@ func TestNames(t *testing.T) {
 	if infos, err = s.Import(t.Context(), bytes.NewReader(archive), ImportOptions{Reference: "localhost/web:v2"}); err != nil || len(infos) != 1 || infos[0].Digest != b.Digest {
 		t.Errorf("picked %v, %v", infos, err)
 	}
-	if infos, err = s.Import(t.Context(), bytes.NewReader(simple(t, "x:y", one)), ImportOptions{Reference: "other"}); err != nil || infos[0].Reference != "localhost/other:latest" {
+	if infos, err = s.Import(t.Context(), bytes.NewReader(imagetest.Archive(t, "x:y", one)), ImportOptions{Reference: "other"}); err != nil || infos[0].Reference != "localhost/other:latest" {
 		t.Errorf("renamed %v, %v", infos, err)
 	}
 	// A name that moves leaves nothing behind.
-	if _, err = s.Import(t.Context(), bytes.NewReader(simple(t, "x:y", two)), ImportOptions{Reference: "other"}); err != nil {
+	if _, err = s.Import(t.Context(), bytes.NewReader(imagetest.Archive(t, "x:y", two)), ImportOptions{Reference: "other"}); err != nil {
 		t.Fatal(err)
 	}
 	list, err := s.List(t.Context())
@@ -232,16 +240,16 @@ func TestNames(t *testing.T) {
 }
 
 func TestMultiPlatform(t *testing.T) {
-	one := layerTar(t, e("app", tar.TypeReg, "one"))
-	l := newLayout(t)
-	here, there := l.image(nil, plainLayer(one)), l.image(func(i *v1.Image, _ *v1.Manifest) { i.Architecture = "s390x" }, plainLayer(one))
+	one := imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "one"))
+	l := imagetest.NewLayout(t)
+	here, there := l.Image(nil, imagetest.PlainLayer(one)), l.Image(func(i *v1.Image, _ *v1.Manifest) { i.Architecture = "s390x" }, imagetest.PlainLayer(one))
 	here.Platform = &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	there.Platform = &v1.Platform{OS: "linux", Architecture: "s390x"}
-	attestation := l.document(v1.MediaTypeImageManifest, map[string]string{"x": "attestation"})
+	attestation := l.Document(v1.MediaTypeImageManifest, map[string]string{"x": "attestation"})
 	attestation.Platform = &v1.Platform{OS: "unknown", Architecture: "unknown"}
-	idx := l.document(v1.MediaTypeImageIndex, v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{attestation, there, here}})
+	idx := l.Document(v1.MediaTypeImageIndex, v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{attestation, there, here}})
 	s := newStore(t)
-	info := s.mustImport(t, l.name(idx, "web:v1").pack())
+	info := s.mustImport(t, l.Name(idx, "web:v1").Pack())
 	if info.Digest != here.Digest || info.IndexDigest != idx.Digest {
 		t.Errorf("digest %s, index %s", info.Digest, info.IndexDigest)
 	}
@@ -261,25 +269,25 @@ func TestMultiPlatform(t *testing.T) {
 		t.Errorf("signers %v, %v", img.Signers, err)
 	}
 
-	l = newLayout(t)
-	there = l.image(func(i *v1.Image, _ *v1.Manifest) { i.Architecture = "s390x" }, plainLayer(one))
+	l = imagetest.NewLayout(t)
+	there = l.Image(func(i *v1.Image, _ *v1.Manifest) { i.Architecture = "s390x" }, imagetest.PlainLayer(one))
 	there.Platform = &v1.Platform{OS: "linux", Architecture: "s390x"}
-	idx = l.document(v1.MediaTypeImageIndex, v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{there, there}})
-	_, err = s.Import(t.Context(), bytes.NewReader(l.name(idx, "web:v2").pack()), ImportOptions{})
+	idx = l.Document(v1.MediaTypeImageIndex, v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{there, there}})
+	_, err = s.Import(t.Context(), bytes.NewReader(l.Name(idx, "web:v2").Pack()), ImportOptions{})
 	if fault.KindOf(err) != fault.Unsupported || !strings.Contains(err.Error(), "linux/s390x") {
 		t.Errorf("only another platform: %v", err)
 	}
 }
 
 func TestRemove(t *testing.T) {
-	one, two := layerTar(t, e("app", tar.TypeReg, "one")), layerTar(t, e("more", tar.TypeReg, "two"))
+	one, two := imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "one")), imagetest.Tar(t, imagetest.Entry("more", tar.TypeReg, "two"))
 	var mu sync.Mutex
 	used := map[digest.Digest][]string{}
 	s := newStore(t, func(c *Config) {
 		c.InUse = func(d digest.Digest) []string { mu.Lock(); defer mu.Unlock(); return used[d] }
 	})
-	a := s.mustImport(t, simple(t, "a:v1", one))
-	b := s.mustImport(t, simple(t, "b:v1", one, two))
+	a := s.mustImport(t, imagetest.Archive(t, "a:v1", one))
+	b := s.mustImport(t, imagetest.Archive(t, "b:v1", one, two))
 	mu.Lock()
 	used[a.Digest] = []string{"web"}
 	mu.Unlock()
@@ -288,7 +296,7 @@ func TestRemove(t *testing.T) {
 		t.Errorf("remove of a used image: %v (hint %q)", err, fault.HintOf(err))
 	}
 	// A further name may go, and a name may move on while containers stay.
-	if _, err := s.Import(t.Context(), bytes.NewReader(simple(t, "x:y", one)), ImportOptions{Reference: "a:v2"}); err != nil {
+	if _, err := s.Import(t.Context(), bytes.NewReader(imagetest.Archive(t, "x:y", one)), ImportOptions{Reference: "a:v2"}); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := s.Remove(t.Context(), "a:v2"); err != nil || r.Content {
@@ -298,7 +306,7 @@ func TestRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Import(t.Context(), bytes.NewReader(simple(t, "x:y", two)), ImportOptions{Reference: "a:v1"}); err != nil {
+	if _, err := s.Import(t.Context(), bytes.NewReader(imagetest.Archive(t, "x:y", two)), ImportOptions{Reference: "a:v1"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(img.Layers[0]); err != nil {
@@ -321,8 +329,8 @@ func TestRemove(t *testing.T) {
 
 func TestOpenCleansAfterACrash(t *testing.T) {
 	s := newStore(t)
-	one := layerTar(t, e("app", tar.TypeReg, "one"))
-	info := s.mustImport(t, simple(t, "web:v1", one))
+	one := imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "one"))
+	info := s.mustImport(t, imagetest.Archive(t, "web:v1", one))
 	// What a crash leaves: work in progress, and parts without an image.
 	for _, p := range []string{filepath.Join(s.ingest(), "import-1", "layer-x"), s.layerPath(digest.FromString("x"))} {
 		if err := os.MkdirAll(p, 0o700); err != nil {
@@ -357,14 +365,14 @@ func TestConcurrentImports(t *testing.T) {
 	s := newStore(t)
 	var entries []*tar.Header
 	for i := range 50 {
-		entries = append(entries, e("f"+string(rune('a'+i%26))+string(rune('a'+i/26)), tar.TypeReg, strings.Repeat("x", 10000)))
+		entries = append(entries, imagetest.Entry("f"+string(rune('a'+i%26))+string(rune('a'+i/26)), tar.TypeReg, strings.Repeat("x", 10000)))
 	}
-	shared := layerTar(t, entries...)
+	shared := imagetest.Tar(t, entries...)
 	var wg sync.WaitGroup
 	names := []string{"a:v1", "b:v1", "c:v1", "d:v1", "a:v1", "b:v1"}
 	for i, name := range names {
 		wg.Go(func() {
-			archive := simple(t, name, shared, layerTar(t, e("own", tar.TypeReg, name)))
+			archive := imagetest.Archive(t, name, shared, imagetest.Tar(t, imagetest.Entry("own", tar.TypeReg, name)))
 			if i == 3 { // one that fails must not take the others' parts along
 				archive = archive[:len(archive)-3000]
 			}
@@ -391,7 +399,7 @@ func TestConcurrentImports(t *testing.T) {
 
 func TestCancelledImport(t *testing.T) {
 	s := newStore(t)
-	archive := simple(t, "web:v1", layerTar(t, e("app", tar.TypeReg, strings.Repeat("x", 1<<20))))
+	archive := imagetest.Archive(t, "web:v1", imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, strings.Repeat("x", 1<<20))))
 	ctx, cancel := context.WithCancel(t.Context())
 	r := io.MultiReader(bytes.NewReader(archive[:len(archive)/2]), readerFunc(func([]byte) (int, error) { cancel(); return 0, ctx.Err() }))
 	if _, err := s.Import(ctx, r, ImportOptions{}); !errors.Is(err, context.Canceled) {
@@ -415,9 +423,9 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 	s := newStore(t, func(c *Config) { c.Root = filepath.Join(disk, "images") })
-	before := s.mustImport(t, simple(t, "small:v1", layerTar(t, e("app", tar.TypeReg, "one"))))
+	before := s.mustImport(t, imagetest.Archive(t, "small:v1", imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "one"))))
 	for name, size := range map[string]int{"while staging": 4 << 20, "while unpacking": 1700 << 10} {
-		_, err := s.Import(t.Context(), bytes.NewReader(simple(t, "big:v1", layerTar(t, e("big", tar.TypeReg, strings.Repeat("x", size))))), ImportOptions{})
+		_, err := s.Import(t.Context(), bytes.NewReader(imagetest.Archive(t, "big:v1", imagetest.Tar(t, imagetest.Entry("big", tar.TypeReg, strings.Repeat("x", size))))), ImportOptions{})
 		if fault.KindOf(err) != fault.Exhausted || fault.HintOf(err) == "" || !strings.Contains(err.Error(), "is full") {
 			t.Errorf("%s: %v (%s, hint %q)", name, err, fault.KindOf(err), fault.HintOf(err))
 		}
@@ -430,7 +438,7 @@ func TestFullDisk(t *testing.T) {
 	if img, err := s.Resolve(t.Context(), "small:v1"); err != nil || img.Digest != before.Digest {
 		t.Errorf("the earlier image: %v, %v", img, err)
 	}
-	s.mustImport(t, simple(t, "small:v2", layerTar(t, e("app", tar.TypeReg, "two"))))
+	s.mustImport(t, imagetest.Archive(t, "small:v2", imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "two"))))
 }
 
 func TestSkopeo(t *testing.T) {

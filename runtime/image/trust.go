@@ -15,12 +15,13 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
 	"tero.internal/common/ocilayout"
 	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/imagedb"
+	"tero.internal/runtime/internal/manifest"
 )
 
 // trust is the folder of trusted public keys.
@@ -151,22 +152,22 @@ const maxVerified = 4096
 
 // signers gives the trusted keys with a valid signature over the image: over
 // its manifest, or over the index that led to it, which names the manifest's digest.
-func (s *Store) signers(ctx context.Context, n nameEntry, rec record) ([]workload.Signer, error) {
+func (s *Store) signers(ctx context.Context, n imagedb.Name, img manifest.Image) ([]workload.Signer, error) {
 	keys, set, err := s.trust.load(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// The generation is read before the signatures, so that what was verified
 	// with older ones is never found under a newer generation.
-	k := verifyKey{rec.Digest, n.Index, set, s.signatures.Load()}
+	k := verifyKey{img.Digest, n.Index, set, s.signatures.Load()}
 	s.verifiedMu.RLock()
 	out, ok := s.verified[k]
 	s.verifiedMu.RUnlock()
 	if ok {
 		return slices.Clone(out), nil
 	}
-	for _, d := range []digest.Digest{rec.Digest, n.Index} {
-		sigs, err := s.storedSignatures(d)
+	for _, d := range []digest.Digest{img.Digest, n.Index} {
+		sigs, err := s.db.Signatures(d)
 		if err != nil {
 			return nil, err
 		}
@@ -215,7 +216,7 @@ func (s *Store) AttachSignature(ctx context.Context, reference string, sig ocila
 	if err != nil {
 		return Info{}, nil, err
 	}
-	name, _, err := s.lookup(ref)
+	name, _, err := s.db.Lookup(ref)
 	if err != nil {
 		return Info{}, nil, err
 	}
@@ -223,7 +224,7 @@ func (s *Store) AttachSignature(ctx context.Context, reference string, sig ocila
 		return Info{}, nil, fault.New(fault.Invalid, "the signature is over %s, but %s is %s", claim.Digest, name.Reference, name.Digest).
 			WithHint("the image may have changed since it was signed; sign it again")
 	}
-	err = s.db.Update(func(tx *bolt.Tx) error { return addSignature(tx, claim.Digest, sig) })
+	err = s.db.AddSignature(claim.Digest, sig)
 	s.signatures.Add(1)
 	if err != nil {
 		return Info{}, nil, s.diskFault(err, "store the signature")

@@ -13,11 +13,12 @@ import (
 
 	"tero.internal/common/fault"
 	"tero.internal/common/ocilayout"
+	"tero.internal/runtime/internal/imagetest"
 )
 
 func TestSignatures(t *testing.T) {
 	s := newStore(t)
-	info := s.mustImport(t, simple(t, "web:v1", layerTar(t, e("app", tar.TypeReg, "one"))))
+	info := s.mustImport(t, imagetest.Archive(t, "web:v1", imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "one"))))
 	signers := func() (out []string) {
 		t.Helper()
 		img, err := s.Resolve(t.Context(), "web:v1")
@@ -105,7 +106,7 @@ func TestSignatures(t *testing.T) {
 
 func TestSignaturesGoWithTheirImage(t *testing.T) {
 	s := newStore(t)
-	archive := simple(t, "web:v1", layerTar(t, e("app", tar.TypeReg, "one")))
+	archive := imagetest.Archive(t, "web:v1", imagetest.Tar(t, imagetest.Entry("app", tar.TypeReg, "one")))
 	info := s.mustImport(t, archive)
 	sig, err := ocilayout.SignDigest(trustKey(t, s), ocilayout.Reference{Registry: "localhost", Repository: "web"}, info.Digest)
 	if err != nil {

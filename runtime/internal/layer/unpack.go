@@ -1,8 +1,7 @@
-package image
+package layer
 
 import (
 	"archive/tar"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
+	"tero.internal/runtime/internal/stream"
 )
 
 // The names by which layers delete files of lower ones (image-spec, layer.md).
@@ -34,45 +33,6 @@ const (
 // syncEach is up to how many files are made durable one by one. Above it one
 // syncfs is cheaper; below, syncfs would wait for everybody else's writes.
 const syncEach = 64
-
-// unpackLayer unpacks a layer's tar into the new folder dir, in the form that
-// overlayfs wants of a lower folder, and makes it durable. lower are the folders
-// of the layers below, uppermost first. It gives the bytes that it wrote.
-//
-// Every name is resolved by the kernel beneath dir without following any link
-// (openat2), so that no entry can reach outside, whatever entries came before.
-func unpackLayer(ctx context.Context, blob io.Reader, dir string, l Layer, lower []string, limits Limits) (int64, error) {
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // the root folder of an image; its parent is 0700
-		return 0, err
-	}
-	u := &unpacker{layer: l, lower: lower, limits: limits, buf: make([]byte, 256<<10), parentFD: -1}
-	var err error
-	if u.root, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-		return 0, err
-	}
-	defer u.close()
-
-	plain, _, err := decompress(contextReader{ctx, blob})
-	if err != nil {
-		return 0, corruptLayer(l, err)
-	}
-	defer plain.Close()
-	hash := digest.SHA256.Digester()
-	// A tar's size beyond its files' is headers and padding; what is left of
-	// the limit for those keeps a stream of headers from running on.
-	limited := &limitedReader{r: plain, left: limits.LayerBytes + int64(limits.LayerEntries)*4096, what: "layer " + string(l.Digest)}
-	stream := io.TeeReader(limited, hash.Hash())
-	if err := u.entries(tar.NewReader(stream)); err != nil {
-		return 0, err
-	}
-	if _, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{stream}, u.buf); err != nil { // padding after the tar's end
-		return 0, corruptLayer(l, err)
-	}
-	if got := hash.Digest(); got != l.DiffID {
-		return 0, corruptLayer(l, fmt.Errorf("its content is %s, the image's configuration says %s", got, l.DiffID))
-	}
-	return u.bytes, u.finish()
-}
 
 // unpacker is the state of one layer's unpacking.
 type unpacker struct {
@@ -116,10 +76,10 @@ func (u *unpacker) entries(tr *tar.Reader) error {
 			return nil
 		}
 		if err != nil {
-			return corruptLayer(u.layer, err)
+			return corrupt(u.layer, err)
 		}
-		if n >= u.limits.LayerEntries {
-			return fault.New(fault.Invalid, "layer %s has more than %d entries", u.layer.Digest, u.limits.LayerEntries)
+		if n >= u.limits.Entries {
+			return fault.New(fault.Invalid, "layer %s has more than %d entries", u.layer.Digest, u.limits.Entries)
 		}
 		if h.Typeflag == tar.TypeXGlobalHeader {
 			continue // git-archive's comment
@@ -236,8 +196,8 @@ func isWhiteout(parent int, base string) (bool, error) {
 
 func (u *unpacker) file(parent int, base string, h *tar.Header, r io.Reader) error {
 	// The header's size counts: that of a sparse file goes far beyond its stream.
-	if h.Size > u.limits.LayerBytes-u.bytes {
-		return fault.New(fault.Invalid, "layer %s unpacks to more than %d bytes, the limit", u.layer.Digest, u.limits.LayerBytes)
+	if h.Size > u.limits.Bytes-u.bytes {
+		return fault.New(fault.Invalid, "layer %s unpacks to more than %d bytes, the limit", u.layer.Digest, u.limits.Bytes)
 	}
 	u.bytes += h.Size
 	fd := -1
@@ -250,9 +210,9 @@ func (u *unpacker) file(parent int, base string, h *tar.Header, r io.Reader) err
 	}
 	f := os.NewFile(uintptr(fd), base)
 	defer f.Close()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{markReads{r}}, u.buf); err != nil {
-		if isReadError(err) {
-			return corruptLayer(u.layer, fmt.Errorf("%s: %w", h.Name, err))
+	if _, err := io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{stream.MarkErrors(r)}, u.buf); err != nil {
+		if stream.IsReadError(err) {
+			return corrupt(u.layer, fmt.Errorf("%s: %w", h.Name, err))
 		}
 		return err
 	}

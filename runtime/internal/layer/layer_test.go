@@ -1,4 +1,4 @@
-package image
+package layer
 
 import (
 	"archive/tar"
@@ -7,23 +7,41 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
+	"tero.internal/runtime/internal/imagetest"
 )
 
-func reg(name string) *tar.Header                         { return e(name, tar.TypeReg, "x") }
-func dir(name string) *tar.Header                         { return e(name, tar.TypeDir, "") }
+func reg(name string) *tar.Header { return imagetest.Entry(name, tar.TypeReg, "x") }
+
+func dir(name string) *tar.Header                         { return imagetest.Entry(name, tar.TypeDir, "") }
 func with(h *tar.Header, f func(*tar.Header)) *tar.Header { f(h); return h }
 
+// unpack unpacks plain layers, lowest first, below top. It gives their folders,
+// uppermost first.
+func unpack(t *testing.T, top string, layers ...[]byte) (dirs []string, err error) {
+	t.Helper()
+	limits := Limits{Bytes: 1 << 30, Entries: 10_000}
+	for i, b := range layers {
+		d := filepath.Join(top, strconv.Itoa(i))
+		l := Layer{Digest: digest.FromBytes(b), DiffID: digest.FromBytes(b)}
+		if _, err := Unpack(t.Context(), bytes.NewReader(b), d, l, dirs, limits); err != nil {
+			return nil, err
+		}
+		dirs = append([]string{d}, dirs...)
+	}
+	return dirs, nil
+}
+
 // TestMaliciousLayers holds layers that must be refused with their reason, and
-// leave nothing in the store nor outside of it.
+// nothing of which may be written beside their folder.
 func TestMaliciousLayers(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "victim")
 	deep := strings.Repeat("d/", 200) + "f"
@@ -36,22 +54,22 @@ func TestMaliciousLayers(t *testing.T) {
 		"parent that stays":      {[]*tar.Header{reg("a/../b")}, "leads upwards"},
 		"absolute name":          {[]*tar.Header{reg(outside)}, "absolute"},
 		"absolute folder":        {[]*tar.Header{dir(outside)}, "absolute"},
-		"through a link out":     {[]*tar.Header{e("a", tar.TypeSymlink, "/"), reg("a" + outside)}, "symbolic link"},
-		"through a link up":      {[]*tar.Header{e("a", tar.TypeSymlink, "../../.."), reg("a/evil")}, "symbolic link"},
-		"through a link inside":  {[]*tar.Header{dir("b"), e("a", tar.TypeSymlink, "b"), reg("a/evil")}, "symbolic link"},
-		"folder over a link":     {[]*tar.Header{e("a", tar.TypeSymlink, "/etc"), dir("a")}, "a symbolic link"},
-		"file over a link":       {[]*tar.Header{e("a", tar.TypeSymlink, outside), reg("a")}, "twice"},
-		"file over a hard link":  {[]*tar.Header{reg("b"), e("a", tar.TypeLink, "b"), reg("a")}, "twice"},
-		"hard link out":          {[]*tar.Header{e("a", tar.TypeLink, "../../../../etc/passwd")}, "outside"},
-		"absolute hard link":     {[]*tar.Header{e("a", tar.TypeLink, "/etc/passwd")}, "outside"},
-		"hard link via link":     {[]*tar.Header{e("l", tar.TypeSymlink, "/etc"), e("a", tar.TypeLink, "l/passwd")}, "does not have before it"},
-		"hard link to nothing":   {[]*tar.Header{e("a", tar.TypeLink, "b")}, "does not have before it"},
-		"hard link to folder":    {[]*tar.Header{dir("b"), e("a", tar.TypeLink, "b")}, "a folder"},
-		"hard link to whiteout":  {[]*tar.Header{reg(".wh.b"), e("a", tar.TypeLink, "b")}, "a folder or a whiteout"},
-		"hard link to itself":    {[]*tar.Header{reg("a"), e("a", tar.TypeLink, "a")}, "twice"},
-		"character device":       {[]*tar.Header{with(e("null", tar.TypeChar, ""), func(h *tar.Header) { h.Devmajor, h.Devminor = 1, 3 })}, "device nodes"},
-		"block device":           {[]*tar.Header{with(e("sda", tar.TypeBlock, ""), func(h *tar.Header) { h.Devmajor = 8 })}, "device nodes"},
-		"overlay's own whiteout": {[]*tar.Header{e("a", tar.TypeChar, "")}, "device nodes"},
+		"through a link out":     {[]*tar.Header{imagetest.Entry("a", tar.TypeSymlink, "/"), reg("a" + outside)}, "symbolic link"},
+		"through a link up":      {[]*tar.Header{imagetest.Entry("a", tar.TypeSymlink, "../../.."), reg("a/evil")}, "symbolic link"},
+		"through a link inside":  {[]*tar.Header{dir("b"), imagetest.Entry("a", tar.TypeSymlink, "b"), reg("a/evil")}, "symbolic link"},
+		"folder over a link":     {[]*tar.Header{imagetest.Entry("a", tar.TypeSymlink, "/etc"), dir("a")}, "a symbolic link"},
+		"file over a link":       {[]*tar.Header{imagetest.Entry("a", tar.TypeSymlink, outside), reg("a")}, "twice"},
+		"file over a hard link":  {[]*tar.Header{reg("b"), imagetest.Entry("a", tar.TypeLink, "b"), reg("a")}, "twice"},
+		"hard link out":          {[]*tar.Header{imagetest.Entry("a", tar.TypeLink, "../../../../etc/passwd")}, "outside"},
+		"absolute hard link":     {[]*tar.Header{imagetest.Entry("a", tar.TypeLink, "/etc/passwd")}, "outside"},
+		"hard link via link":     {[]*tar.Header{imagetest.Entry("l", tar.TypeSymlink, "/etc"), imagetest.Entry("a", tar.TypeLink, "l/passwd")}, "does not have before it"},
+		"hard link to nothing":   {[]*tar.Header{imagetest.Entry("a", tar.TypeLink, "b")}, "does not have before it"},
+		"hard link to folder":    {[]*tar.Header{dir("b"), imagetest.Entry("a", tar.TypeLink, "b")}, "a folder"},
+		"hard link to whiteout":  {[]*tar.Header{reg(".wh.b"), imagetest.Entry("a", tar.TypeLink, "b")}, "a folder or a whiteout"},
+		"hard link to itself":    {[]*tar.Header{reg("a"), imagetest.Entry("a", tar.TypeLink, "a")}, "twice"},
+		"character device":       {[]*tar.Header{with(imagetest.Entry("null", tar.TypeChar, ""), func(h *tar.Header) { h.Devmajor, h.Devminor = 1, 3 })}, "device nodes"},
+		"block device":           {[]*tar.Header{with(imagetest.Entry("sda", tar.TypeBlock, ""), func(h *tar.Header) { h.Devmajor = 8 })}, "device nodes"},
+		"overlay's own whiteout": {[]*tar.Header{imagetest.Entry("a", tar.TypeChar, "")}, "device nodes"},
 		"file twice":             {[]*tar.Header{reg("a"), reg("a")}, "twice"},
 		"file then folder":       {[]*tar.Header{reg("a"), dir("a")}, "something else before"},
 		"folder then file":       {[]*tar.Header{dir("a"), reg("a")}, "twice"},
@@ -68,54 +86,21 @@ func TestMaliciousLayers(t *testing.T) {
 		"owner too large":        {[]*tar.Header{with(reg("a"), func(h *tar.Header) { h.Gid = 1 << 32 })}, "owner"},
 		"overlay attribute":      {[]*tar.Header{with(dir("a"), func(h *tar.Header) { h.PAXRecords = map[string]string{"SCHILY.xattr.trusted.overlay.redirect": "/etc"} })}, "not for images"},
 		"user overlay attribute": {[]*tar.Header{with(dir("a"), func(h *tar.Header) { h.PAXRecords = map[string]string{"SCHILY.xattr.user.overlay.opaque": "y"} })}, "not for images"},
-		"empty link":             {[]*tar.Header{e("a", tar.TypeSymlink, "")}, "target is empty"},
-		"link too long":          {[]*tar.Header{e("a", tar.TypeSymlink, strings.Repeat("x", 5000))}, "too long"},
+		"empty link":             {[]*tar.Header{imagetest.Entry("a", tar.TypeSymlink, "")}, "target is empty"},
+		"link too long":          {[]*tar.Header{imagetest.Entry("a", tar.TypeSymlink, strings.Repeat("x", 5000))}, "too long"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
-			_, err := s.Import(t.Context(), bytes.NewReader(simple(t, "evil:v1", layerTar(t, c.entries...))), ImportOptions{})
+			top := t.TempDir()
+			_, err := unpack(t, top, imagetest.Tar(t, c.entries...))
 			if err == nil || !strings.Contains(err.Error(), c.want) || fault.KindOf(err) != fault.Invalid {
 				t.Errorf("error %v (%s), want invalid: %q", err, fault.KindOf(err), c.want)
 			}
-			s.isEmpty(t)
+			if beside, rerr := os.ReadDir(top); rerr != nil || len(beside) > 1 {
+				t.Errorf("beside the layer: %v, %v", beside, rerr)
+			}
 			if _, err := os.Lstat(outside); err == nil {
 				t.Errorf("%s was written", outside)
 			}
-		})
-	}
-}
-
-func TestLimits(t *testing.T) {
-	big := layerTar(t, e("big", tar.TypeReg, strings.Repeat("x", 1<<20)))
-	for name, c := range map[string]struct {
-		limits Limits
-		layer  testLayer
-		want   string
-	}{
-		"layer bytes":     {Limits{LayerBytes: 1 << 19}, plainLayer(big), "unpacks to more than"},
-		"gzip bomb":       {Limits{LayerBytes: 1 << 19}, testLayer{v1.MediaTypeImageLayerGzip, gzipped(t, big), big}, "unpacks to more than"},
-		"zstd bomb":       {Limits{LayerBytes: 1 << 19}, testLayer{v1.MediaTypeImageLayerZstd, zstded(t, big), big}, "unpacks to more than"},
-		"padding bomb":    {Limits{LayerBytes: 1 << 10, LayerEntries: 1}, testLayer{v1.MediaTypeImageLayerGzip, gzipped(t, append(layerTar(t), make([]byte, 1<<20)...)), nil}, "larger than the limit"},
-		"entries":         {Limits{LayerEntries: 2}, plainLayer(layerTar(t, reg("a"), reg("b"), reg("c"))), "more than 2 entries"},
-		"layers":          {Limits{Layers: 0}, plainLayer(big), ""},
-		"archive bytes":   {Limits{ArchiveBytes: 1 << 19}, plainLayer(big), "the archive is larger than the limit"},
-		"archive entries": {Limits{ArchiveEntries: 3}, plainLayer(big), "more than 3 entries"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newStore(t, func(o *Config) { o.Limits = c.limits })
-			l := newLayout(t)
-			archive := l.name(l.image(nil, c.layer), "a:b").pack()
-			_, err := s.Import(t.Context(), bytes.NewReader(archive), ImportOptions{})
-			if c.want == "" {
-				if err != nil {
-					t.Error(err)
-				}
-				return
-			}
-			if err == nil || !strings.Contains(err.Error(), c.want) || fault.KindOf(err) != fault.Invalid {
-				t.Errorf("error %v (%s), want invalid: %q", err, fault.KindOf(err), c.want)
-			}
-			s.isEmpty(t)
 		})
 	}
 }
@@ -166,20 +151,20 @@ func look(t *testing.T, root string) map[string]string {
 }
 
 func TestUnpackKeepsWhatLayersSay(t *testing.T) {
-	lower := layerTar(t,
+	lower := imagetest.Tar(t,
 		with(dir("./"), func(h *tar.Header) { h.Mode = 0o751 }),
 		with(dir("tmp"), func(h *tar.Header) { h.Mode = 0o1777 }),
 		with(dir("home/u"), func(h *tar.Header) { h.Uid, h.Gid, h.Mode = 1000, 1001, 0o700 }),
 		with(reg("home/u/f"), func(h *tar.Header) { h.Uid, h.Gid = 1000, 1001 }),
 		with(reg("su"), func(h *tar.Header) { h.Mode = 0o4755 }),
-		e("su2", tar.TypeLink, "su"),
-		e("up", tar.TypeSymlink, "../../etc/passwd"),
-		e("abs", tar.TypeSymlink, "/etc/passwd"),
-		e("pipe", tar.TypeFifo, ""),
+		imagetest.Entry("su2", tar.TypeLink, "su"),
+		imagetest.Entry("up", tar.TypeSymlink, "../../etc/passwd"),
+		imagetest.Entry("abs", tar.TypeSymlink, "/etc/passwd"),
+		imagetest.Entry("pipe", tar.TypeFifo, ""),
 		dir("tmp/"), // again: allowed for folders
 		dir("gone"), reg("gone/x"), reg("file"), dir("opq"), reg("opq/old"),
 	)
-	upper := layerTar(t,
+	upper := imagetest.Tar(t,
 		reg("tmp/new"), reg("home/u/new"), // folders without entries look as below
 		reg(".wh.gone"), reg(".wh.file"), reg("opq/.wh..wh..opq"), reg("opq/new"),
 		reg(".wh..wh.plnk"),                // of aufs
@@ -188,14 +173,9 @@ func TestUnpackKeepsWhatLayersSay(t *testing.T) {
 		dir("later"), reg(".wh.later"), // the whiteout comes after the folder
 		reg(".wh.refile"), reg("refile"),
 	)
-	s := newStore(t)
-	s.mustImport(t, simple(t, "app:v1", lower, upper))
-	img, err := s.Resolve(t.Context(), "app:v1")
+	layers, err := unpack(t, t.TempDir(), lower, upper)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if len(img.Layers) != 2 {
-		t.Fatalf("layers %v", img.Layers)
 	}
 	wantLower := map[string]string{
 		".": "dir 751 0:0", "tmp": "dir 1755 0:0", "home": "dir 755 0:0", "home/u": "dir 700 1000:1001", "home/u/f": "file 644 1000:1001 x",
@@ -203,7 +183,7 @@ func TestUnpackKeepsWhatLayersSay(t *testing.T) {
 		"pipe": "fifo 644 0:0", "gone": "dir 755 0:0", "gone/x": "file 644 0:0 x", "file": "file 644 0:0 x", "opq": "dir 755 0:0", "opq/old": "file 644 0:0 x",
 	}
 	wantLower["tmp"] = "dir 755 0:0" // the later entry holds
-	if diff := cmp.Diff(wantLower, look(t, img.Layers[1])); diff != "" {
+	if diff := cmp.Diff(wantLower, look(t, layers[1])); diff != "" {
 		t.Errorf("lower layer (-want +got):\n%s", diff)
 	}
 	wantUpper := map[string]string{
@@ -211,20 +191,20 @@ func TestUnpackKeepsWhatLayersSay(t *testing.T) {
 		"gone": "char 0", "file": "char 0", "opq": "dir 755 0:0 opaque=y", "opq/new": "file 644 0:0 x",
 		"again": "dir 755 0:0 opaque=y", "again/new": "file 644 0:0 x", "both": "file 644 0:0 x", "later": "dir 755 0:0 opaque=y", "refile": "file 644 0:0 x",
 	}
-	if diff := cmp.Diff(wantUpper, look(t, img.Layers[0])); diff != "" {
+	if diff := cmp.Diff(wantUpper, look(t, layers[0])); diff != "" {
 		t.Errorf("upper layer (-want +got):\n%s", diff)
 	}
 	var a, b unix.Stat_t
-	if err := unix.Lstat(filepath.Join(img.Layers[1], "su"), &a); err != nil {
+	if err := unix.Lstat(filepath.Join(layers[1], "su"), &a); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Lstat(filepath.Join(img.Layers[1], "su2"), &b); err != nil || a.Ino != b.Ino {
+	if err := unix.Lstat(filepath.Join(layers[1], "su2"), &b); err != nil || a.Ino != b.Ino {
 		t.Errorf("su2 is no hard link to su (%v)", err)
 	}
 	if a.Mtim.Sec != 1000 {
 		t.Errorf("time %d, want 1000", a.Mtim.Sec)
 	}
-	testOverlay(t, img.Layers)
+	testOverlay(t, layers)
 }
 
 // testOverlay mounts the layers and looks at what a container would see.
@@ -253,20 +233,18 @@ func testOverlay(t *testing.T, layers []string) {
 }
 
 func TestExtendedAttributes(t *testing.T) {
-	s := newStore(t)
 	const capability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // cap_net_bind_service
-	s.mustImport(t, simple(t, "app:v1", layerTar(t, with(reg("ping"), func(h *tar.Header) {
+	layers, err := unpack(t, t.TempDir(), imagetest.Tar(t, with(reg("ping"), func(h *tar.Header) {
 		h.Uid = 7
 		h.Size = 0
 		h.PAXRecords = map[string]string{
 			"SCHILY.xattr.security.capability": capability, "SCHILY.xattr.user.note": "n", "SCHILY.xattr.security.selinux": "label",
 		}
-	}))))
-	img, err := s.Resolve(t.Context(), "app:v1")
+	})))
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(img.Layers[0], "ping")
+	file := filepath.Join(layers[0], "ping")
 	b := make([]byte, 64)
 	for name, want := range map[string]string{"security.capability": capability, "user.note": "n"} {
 		if n, err := unix.Lgetxattr(file, name, b); err != nil || string(b[:max(n, 0)]) != want {
@@ -277,9 +255,9 @@ func TestExtendedAttributes(t *testing.T) {
 
 // FuzzUnpack unpacks foreign bytes and checks that nothing was written beside.
 func FuzzUnpack(f *testing.F) {
-	f.Add(layerTar(f, reg("a/b"), reg(".wh.c"), e("l", tar.TypeSymlink, "/etc"), e("h", tar.TypeLink, "a/b")))
-	f.Add(layerTar(f, e("l", tar.TypeSymlink, "../.."), reg("l/x")))
-	f.Add(layerTar(f, reg("../../x"), reg("/x"), dir("a/../..")))
+	f.Add(imagetest.Tar(f, reg("a/b"), reg(".wh.c"), imagetest.Entry("l", tar.TypeSymlink, "/etc"), imagetest.Entry("h", tar.TypeLink, "a/b")))
+	f.Add(imagetest.Tar(f, imagetest.Entry("l", tar.TypeSymlink, "../.."), reg("l/x")))
+	f.Add(imagetest.Tar(f, reg("../../x"), reg("/x"), dir("a/../..")))
 	f.Add([]byte{0x1f, 0x8b, 8, 0})
 	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -293,8 +271,8 @@ func FuzzUnpack(f *testing.F) {
 			}
 		}()
 		l := Layer{Digest: digest.FromBytes(b), DiffID: digest.FromBytes(b)}
-		limits := Limits{LayerBytes: 1 << 20, LayerEntries: 100}.withDefaults()
-		_, _ = unpackLayer(t.Context(), bytes.NewReader(b), filepath.Join(top, "layer"), l, nil, limits)
+		limits := Limits{Bytes: 1 << 20, Entries: 100}
+		_, _ = Unpack(t.Context(), bytes.NewReader(b), filepath.Join(top, "layer"), l, nil, limits)
 		entries, err := os.ReadDir(top)
 		if err != nil || len(entries) > 1 {
 			t.Fatalf("beside the layer: %v, %v", entries, err)
