@@ -45,8 +45,8 @@ func Serve(ctx context.Context, address netip.Addr, network string, r Resolver, 
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("DNS of network %s: %w", network, err), packets.Close())
 	}
-	h := handler{network: network, resolver: r}
-	s := &Server{servers: []*dns.Server{{PacketConn: packets, Handler: h}, {Listener: stream, Handler: h}}}
+	h := newPatient(handler{network: network, resolver: r})
+	s := &Server{servers: []*dns.Server{{PacketConn: packets, Handler: h}, {Listener: newStreams(stream), Handler: h}}}
 	for _, d := range s.servers {
 		started := make(chan struct{})
 		d.NotifyStartedFunc = func() { close(started) }
