@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -117,15 +118,23 @@ func TestListenUnix(t *testing.T) {
 	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("socket mode: %v %v", fi, err)
 	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // what a crash leaves behind
 	l.Close()
-	if err := os.WriteFile(path, nil, 0o600); err != nil { // what a crash leaves behind
-		t.Fatal(err)
-	}
 	l, err = rpc.ListenUnix(t.Context(), path, 0o600)
 	if err != nil {
 		t.Fatalf("stale socket: %v", err)
 	}
 	l.Close()
+	file := filepath.Join(t.TempDir(), "precious")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rpc.ListenUnix(t.Context(), file, 0o600); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
+		t.Errorf("in place of a file: %v, want invalid with a hint", err)
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != "x" {
+		t.Errorf("the file in the socket's place: %q, %v, want it untouched", b, err)
+	}
 	long := filepath.Join(t.TempDir(), string(make([]byte, 120)))
 	if _, err := rpc.ListenUnix(t.Context(), long, 0o600); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("long path: %v, want invalid", err)

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -131,15 +132,28 @@ func ListenUnix(ctx context.Context, path string, mode fs.FileMode) (net.Listene
 		return nil, fault.New(fault.Exists, "something serves %s already", path).
 			WithHint("end the other node first, or give this one a socket of its own")
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	st, err := os.Lstat(path)
+	switch {
+	case err == nil && st.Mode().Type() != fs.ModeSocket:
+		return nil, fault.New(fault.Invalid, "%s is there and is no socket", path).
+			WithHint("choose another path for the socket; TERO replaces nothing else")
+	case err == nil:
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("stale socket: %w", err)
 	}
-	var lc net.ListenConfig
+	// The mode that bind gives the name, so that there is no moment with another.
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		err := c.Control(func(fd uintptr) { failed = syscall.Fchmod(int(fd), uint32(mode.Perm())) })
+		return errors.Join(err, failed)
+	}}
 	l, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	if err := os.Chmod(path, mode); err != nil {
+	if err := os.Chmod(path, mode); err != nil { // what the umask took
 		_ = l.Close()
 		return nil, fmt.Errorf("socket mode: %w", err)
 	}

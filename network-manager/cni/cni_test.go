@@ -13,6 +13,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -284,5 +286,41 @@ func TestForeignRequests(t *testing.T) {
 	}
 	if es := m.Endpoints(""); len(es) != 0 {
 		t.Errorf("left: %+v", es)
+	}
+}
+
+// hungry is a listener that has no descriptor left for the first callers.
+type hungry struct {
+	net.Listener
+	refuse atomic.Int32
+}
+
+func (h *hungry) Accept() (net.Conn, error) {
+	if h.refuse.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return h.Listener.Accept()
+}
+
+func TestTheSocketOutlivesALackOfDescriptors(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "cni.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hungry{Listener: l}
+	h.refuse.Store(2)
+	s := cni.Serve(t.Context(), h, nil, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	cmd := exec.CommandContext(t.Context(), filepath.Join(build(t), "quantum-cni"))
+	cmd.Env = []string{"QUANTUM_CNI_SOCKET=" + socket, "CNI_COMMAND=GC"}
+	cmd.Stdin = strings.NewReader(`{"cniVersion":"9.9.9"}`)
+	out, err := cmd.Output()
+	if !strings.Contains(string(out), "cniVersion") || strings.Contains(string(out), "reach") {
+		t.Errorf("the answer is %s, %v, want that the version is not supported", out, err)
 	}
 }

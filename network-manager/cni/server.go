@@ -50,6 +50,9 @@ type Server struct {
 // patience bounds one verb.
 const patience = 30 * time.Second
 
+// acceptPause is how long a socket that does not accept is left alone.
+const acceptPause = 100 * time.Millisecond
+
 // Open listens on a unix socket and answers until Close.
 func Open(ctx context.Context, socket string, n Network, log *slog.Logger) (*Server, error) {
 	l, err := rpc.ListenUnix(ctx, socket, 0o600)
@@ -82,11 +85,17 @@ func (s *Server) Close() error {
 func (s *Server) accept(ctx context.Context) {
 	for {
 		c, err := s.listener.Accept()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				s.log.ErrorContext(ctx, "the CNI socket ended", slog.String("error", err.Error()))
-			}
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil { // such as no descriptor left, which passes
+			s.log.ErrorContext(ctx, "the CNI socket does not accept", slog.String("error", err.Error()))
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(acceptPause):
+			}
+			continue
 		}
 		s.running.Go(func() {
 			defer c.Close()
