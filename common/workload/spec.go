@@ -11,6 +11,8 @@ import (
 
 	"github.com/gowebpki/jcs"
 	"github.com/opencontainers/go-digest"
+
+	"tero.internal/common/fault"
 )
 
 // Spec is what somebody wants to run. Its JSON form is what plugins see and
@@ -71,6 +73,9 @@ const (
 	NetworkNone    = "none"
 )
 
+// hostnamePattern has the kernel's length (__NEW_UTS_LEN), and what hosts(5) can hold.
+var hostnamePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,63}$`)
+
 var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // ValidateName tells whether s can name a workload, a network or a segment: a
@@ -101,10 +106,14 @@ func (s *Spec) Validate() error {
 			return fmt.Errorf("environment entry %q is not KEY=value", e)
 		}
 	}
-	for _, v := range slices.Concat(s.Entrypoint, s.Args, s.Env, []string{s.WorkingDir, s.User, s.Hostname}) {
+	for _, v := range slices.Concat(s.Entrypoint, s.Args, s.Env, []string{s.WorkingDir, s.User}) {
 		if strings.ContainsRune(v, 0) {
 			return fmt.Errorf("%q holds a NUL byte", v)
 		}
+	}
+	// It becomes a line of the container's /etc/hosts and /etc/hostname.
+	if s.Hostname != "" && !hostnamePattern.MatchString(s.Hostname) {
+		return fmt.Errorf("host name %q is not 1 to 64 of letters, digits, - and ., beginning with a letter or digit", s.Hostname)
 	}
 	if r := s.Resources; r.MilliCPU < 0 || r.MemoryBytes < 0 || r.Pids < 0 {
 		return fmt.Errorf("a resource limit is negative")
@@ -130,7 +139,8 @@ func (s Spec) Complete(img Image) (Spec, error) {
 		argv = append(argv, c.Cmd...)
 	}
 	if len(argv) == 0 {
-		return s, fmt.Errorf("image %s names no command and none was given", img.Reference)
+		return s, fault.New(fault.Invalid, "image %s names no command and none was given", img.Reference).
+			WithHint("give a command after the image name")
 	}
 	s.Entrypoint, s.Args = nil, argv
 	s.Env = mergeEnv([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, c.Env, s.Env)

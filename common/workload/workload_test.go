@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"tero.internal/common/fault"
 	"tero.internal/common/workload"
 )
 
@@ -29,8 +30,8 @@ func TestComplete(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got, err := tt.spec.Complete(tt.img)
 			if tt.err != "" {
-				if err == nil || !strings.Contains(err.Error(), tt.err) {
-					t.Fatalf("error %v, want %q", err, tt.err)
+				if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), tt.err) {
+					t.Fatalf("error %v of kind %v, want %q, the caller's fault", err, fault.KindOf(err), tt.err)
 				}
 				return
 			}
@@ -74,14 +75,15 @@ func TestValidate(t *testing.T) {
 		change func(*workload.Spec)
 		want   string
 	}{
-		"name":     {func(s *workload.Spec) { s.Name = "Web_1" }, `"Web_1"`},
-		"no image": {func(s *workload.Spec) { s.Image = "" }, "no image"},
-		"network":  {func(s *workload.Spec) { s.Network = "../x" }, "network"},
-		"workdir":  {func(s *workload.Spec) { s.WorkingDir = "etc" }, "absolute"},
-		"env":      {func(s *workload.Spec) { s.Env = []string{"=x"} }, "KEY=value"},
-		"nul":      {func(s *workload.Spec) { s.Args = []string{"a\x00b"} }, "NUL"},
-		"negative": {func(s *workload.Spec) { s.Resources.Pids = -1 }, "negative"},
-		"tiny":     {func(s *workload.Spec) { s.Resources.MemoryBytes = 4096 }, "4 MiB"},
+		"name":      {func(s *workload.Spec) { s.Name = "Web_1" }, `"Web_1"`},
+		"no image":  {func(s *workload.Spec) { s.Image = "" }, "no image"},
+		"network":   {func(s *workload.Spec) { s.Network = "../x" }, "network"},
+		"workdir":   {func(s *workload.Spec) { s.WorkingDir = "etc" }, "absolute"},
+		"env":       {func(s *workload.Spec) { s.Env = []string{"=x"} }, "KEY=value"},
+		"nul":       {func(s *workload.Spec) { s.Args = []string{"a\x00b"} }, "NUL"},
+		"host name": {func(s *workload.Spec) { s.Hostname = "a\n10.0.0.1 web" }, "host name"},
+		"negative":  {func(s *workload.Spec) { s.Resources.Pids = -1 }, "negative"},
+		"tiny":      {func(s *workload.Spec) { s.Resources.MemoryBytes = 4096 }, "4 MiB"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

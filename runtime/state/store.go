@@ -44,7 +44,12 @@ type Store struct {
 	journal *os.File
 	size    int64 // bytes of whole lines in the journal
 	lines   int
-	byID    map[workload.ID]Container
+	// replaced is true when journal is not the file at path any more.
+	replaced bool
+	// nextCompact is how many lines there must be before a compaction that
+	// failed is tried again.
+	nextCompact int
+	byID        map[workload.ID]Container
 }
 
 // Open reads the journal in dir, making both when they are not there. A last
@@ -119,12 +124,19 @@ func (s *Store) compact() error {
 	if err := atomicfile.Write(s.path, b.Bytes(), 0o600); err != nil {
 		return err
 	}
+	s.size, s.lines = int64(b.Len()), len(s.byID)
+	s.replaced = true
+	return s.reopen()
+}
+
+// reopen opens the journal that compact has put in the place of the open one.
+func (s *Store) reopen() error {
 	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	_ = s.journal.Close()
-	s.journal, s.size, s.lines = f, int64(b.Len()), len(s.byID)
+	s.journal, s.replaced = f, false
 	return nil
 }
 
@@ -135,6 +147,11 @@ func (s *Store) append(e entry, durable bool) error {
 		return err
 	}
 	line = append(line, '\n')
+	if s.replaced { // a line in the old journal would be lost
+		if err := s.reopen(); err != nil {
+			return storeFault(s.path, err)
+		}
+	}
 	_, err = s.journal.Write(line)
 	if err == nil && durable {
 		err = s.journal.Sync()
@@ -204,9 +221,11 @@ func (s *Store) Remove(id workload.ID) error {
 		return err
 	}
 	delete(s.byID, id)
-	if s.lines > len(s.byID)+compactAfter {
+	if s.lines > len(s.byID)+compactAfter && s.lines >= s.nextCompact {
 		if err := s.compact(); err != nil {
-			return storeFault(s.path, err)
+			// The container is forgotten all the same, and no line is lost: try
+			// again when the disk has had some time.
+			s.nextCompact = s.lines + compactAfter
 		}
 	}
 	return nil

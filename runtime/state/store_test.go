@@ -148,3 +148,52 @@ func TestFullDiskLosesNothing(t *testing.T) {
 		t.Errorf("%d lines in the journal, want %d", got, added)
 	}
 }
+
+// TestCompactionThatFailsLosesNothing lets the journal grow until it is written
+// anew, at a moment when no file can be made or opened.
+func TestCompactionThatFailsLosesNothing(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	web := container("web")
+	if err := s.Add(web); err != nil {
+		t.Fatal(err)
+	}
+	// A folder of that name keeps atomicfile's rename from succeeding.
+	path := filepath.Join(dir, "containers.jsonl")
+	moved := filepath.Join(dir, "moved")
+	if err := os.Rename(path, moved); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(path, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	grow := func() {
+		for i := range 2100 {
+			c := container("c")
+			if err := s.Add(c); err != nil {
+				t.Fatalf("add %d: %v", i, err)
+			}
+			if err := s.Remove(c.ID); err != nil {
+				t.Fatalf("remove %d: %v, though the container is forgotten", i, err)
+			}
+		}
+	}
+	grow()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(moved, path); err != nil {
+		t.Fatal(err)
+	}
+	grow()
+	grow()
+	if st, err := os.Stat(path); err != nil || st.Size() > 2<<20 {
+		t.Errorf("the journal was not compacted later: %v, %v", st, err)
+	}
+	if _, err := s.Update(web.ID, func(c *state.Container) { c.Phase = state.Running }); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(t, dir).List(); len(got) != 1 || got[0].Phase != state.Running {
+		t.Errorf("after reopening: %+v", got)
+	}
+}
