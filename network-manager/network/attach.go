@@ -4,16 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"regexp"
-	"time"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
 	"tero.internal/common/undo"
 	"tero.internal/common/workload"
+	"tero.internal/network-manager/internal/endpoint"
 	"tero.internal/network-manager/internal/nft"
 )
 
@@ -39,7 +39,7 @@ func (m *Manager) AttachFile(ctx context.Context, a workload.Attachment, ns *os.
 	if err != nil {
 		return Endpoint{}, err
 	}
-	k := key{a.Container, a.Interface}
+	k := endpoint.Key{Container: a.Container, Interface: a.Interface}
 	release, err := m.acquire(ctx, k)
 	if err != nil {
 		return Endpoint{}, err
@@ -62,11 +62,12 @@ func (m *Manager) AttachFile(ctx context.Context, a workload.Attachment, ns *os.
 	}
 	done.Push("lease", func(context.Context) error { return n.pool.Release(address) })
 
-	e := m.newEndpoint(a, n, address, inode, cni)
-	if err := m.journal.write(stateMaking, e); err != nil {
+	e := endpoint.New(a, address, n.Gateway, n.MTU, m.config.InterfacePrefix)
+	e.NamespaceInode, e.CNI = inode, cni
+	if err := m.journal.Write(endpoint.Making, e); err != nil {
 		return Endpoint{}, err
 	}
-	done.Push("journal", func(context.Context) error { return m.journal.write(stateGone, e) })
+	done.Push("journal", func(context.Context) error { return m.journal.Write(endpoint.Gone, e) })
 
 	if e.HostIndex, err = m.createPair(ns, e); err != nil {
 		return Endpoint{}, err
@@ -81,10 +82,10 @@ func (m *Manager) AttachFile(ctx context.Context, a workload.Attachment, ns *os.
 	if err := ctx.Err(); err != nil {
 		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, err)
 	}
-	if err := m.links.Up(ns, e.HostIndex, e.pair()); err != nil {
+	if err := m.links.Up(ns, e.HostIndex, e.Pair()); err != nil {
 		return Endpoint{}, err
 	}
-	if err := m.journal.write(stateReady, e); err != nil {
+	if err := m.journal.Write(endpoint.Ready, e); err != nil {
 		return Endpoint{}, err
 	}
 	done.Keep()
@@ -94,7 +95,7 @@ func (m *Manager) AttachFile(ctx context.Context, a workload.Attachment, ns *os.
 }
 
 // vacant gives the network for a new endpoint, if there is none yet.
-func (m *Manager) vacant(a workload.Attachment, k key) (*state, error) {
+func (m *Manager) vacant(a workload.Attachment, k endpoint.Key) (*state, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -104,30 +105,21 @@ func (m *Manager) vacant(a workload.Attachment, k key) (*state, error) {
 	if n == nil {
 		return nil, fault.New(fault.NotFound, "network %q does not exist", a.Network).WithHint("create it, or use network %q", workload.NetworkDefault)
 	}
-	if old := m.endpoints[k]; old != nil {
+	if old := m.endpoints.Get(k); old != nil {
 		return nil, fault.New(fault.Exists, "container %s has interface %s on network %s already", a.Container, a.Interface, old.Network)
 	}
 	return n, nil
 }
 
-func (m *Manager) newEndpoint(a workload.Attachment, n *state, address netip.Addr, inode uint64, cni string) *Endpoint {
-	return &Endpoint{
-		Container: a.Container, Name: a.Name, SPIFFEID: a.SPIFFEID, Labels: a.Labels, Network: a.Network,
-		Interface: a.Interface, HostInterface: hostName(m.config.InterfacePrefix),
-		MAC: hardwareAddress(0x02, address), HostMAC: hardwareAddress(0x06, address),
-		Address: address, Gateway: n.Gateway, MTU: n.MTU, NamespaceInode: inode, Attached: time.Now().UTC(), CNI: cni,
-	}
-}
-
 // createPair makes the interfaces. One of the same name in the container may
 // still wait for its removal.
 func (m *Manager) createPair(ns *os.File, e *Endpoint) (int, error) {
-	index, err := m.links.Create(ns, e.pair())
+	index, err := m.links.Create(ns, e.Pair())
 	if errors.Is(err, unix.EEXIST) {
 		if err := m.links.Reap(); err != nil {
 			return 0, err
 		}
-		index, err = m.links.Create(ns, e.pair())
+		index, err = m.links.Create(ns, e.Pair())
 	}
 	if errors.Is(err, unix.EEXIST) {
 		return 0, fault.New(fault.Exists, "the container has an interface %s already: %w", e.Interface, err)
@@ -145,11 +137,11 @@ func (m *Manager) enlist(e *Endpoint) error {
 	if m.networks[e.Network] == nil {
 		return fault.New(fault.Conflict, "network %q was removed meanwhile", e.Network)
 	}
-	e.Mark = m.marks.Take(e.identity())
-	m.know(e)
-	if err := m.enforce(nft.Change{AddEndpoints: []nft.Endpoint{e.element()}}); err != nil {
-		m.forget(e)
-		m.marks.Drop(e.identity())
+	e.Mark = m.marks.Take(e.Identity())
+	m.endpoints.Add(e)
+	if err := m.enforce(nft.Change{AddEndpoints: []nft.Endpoint{e.Element()}}); err != nil {
+		m.endpoints.Remove(e)
+		m.marks.Drop(e.Identity())
 		return err
 	}
 	return nil
@@ -159,27 +151,9 @@ func (m *Manager) enlist(e *Endpoint) error {
 func (m *Manager) delist(e *Endpoint) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.forget(e)
-	m.marks.Drop(e.identity())
-	return m.enforce(nft.Change{RemoveEndpoints: []nft.Endpoint{e.element()}})
-}
-
-// maxDeparted bounds the memory of who had an address.
-const maxDeparted = 4096
-
-func (m *Manager) know(e *Endpoint) {
-	m.endpoints[e.key()], m.byAddress[e.Address], m.byIndex[e.HostIndex] = e, e, e
-	delete(m.departed, e.Address)
-}
-
-func (m *Manager) forget(e *Endpoint) {
-	delete(m.endpoints, e.key())
-	delete(m.byAddress, e.Address)
-	if len(m.departed) >= maxDeparted {
-		clear(m.departed)
-	}
-	m.departed[e.Address] = e
-	delete(m.byIndex, e.HostIndex)
+	m.endpoints.Remove(e)
+	m.marks.Drop(e.Identity())
+	return m.enforce(nft.Change{RemoveEndpoints: []nft.Endpoint{e.Element()}})
 }
 
 // Detach removes the interfaces of a container and gives its addresses back.
@@ -191,16 +165,16 @@ func (m *Manager) Detach(ctx context.Context, container workload.ID) error {
 // DetachInterface removes one interface of a container; it is nil for one that
 // is not there.
 func (m *Manager) DetachInterface(ctx context.Context, container workload.ID, name string) error {
-	return m.detach(ctx, key{container, name})
+	return m.detach(ctx, endpoint.Key{Container: container, Interface: name})
 }
 
 // detachIf removes the endpoints that match, all of them whatever fails.
 func (m *Manager) detachIf(ctx context.Context, match func(*Endpoint) bool) error {
-	var keys []key
+	var keys []endpoint.Key
 	m.mu.Lock()
-	for k, e := range m.endpoints {
+	for e := range m.endpoints.All() {
 		if match(e) {
-			keys = append(keys, k)
+			keys = append(keys, e.Key())
 		}
 	}
 	m.mu.Unlock()
@@ -211,14 +185,14 @@ func (m *Manager) detachIf(ctx context.Context, match func(*Endpoint) bool) erro
 	return errors.Join(errs...)
 }
 
-func (m *Manager) detach(ctx context.Context, k key) error {
+func (m *Manager) detach(ctx context.Context, k endpoint.Key) error {
 	release, err := m.acquire(ctx, k)
 	if err != nil {
 		return err
 	}
 	defer release()
 	m.mu.Lock()
-	e := m.endpoints[k]
+	e := m.endpoints.Get(k)
 	closed := m.closed
 	m.mu.Unlock()
 	if e == nil {
@@ -238,13 +212,13 @@ func (m *Manager) detach(ctx context.Context, k key) error {
 	}
 	m.mu.Lock()
 	n := m.networks[e.Network]
-	left := len(m.endpoints)
+	left := m.endpoints.Len()
 	m.mu.Unlock()
 	if n != nil {
 		errs = append(errs, n.pool.Release(e.Address))
 	}
-	errs = append(errs, m.journal.write(stateGone, e))
-	if m.journal.crowded(left) {
+	errs = append(errs, m.journal.Write(endpoint.Gone, e))
+	if m.journal.Crowded(left) {
 		errs = append(errs, m.compact())
 	}
 	m.publish("endpoint.detached", e, fmt.Sprintf("%s left network %s", e.Name, e.Network), map[string]string{"network": e.Network, "address": e.Address.String()})
@@ -267,7 +241,7 @@ func (m *Manager) Check(_ context.Context, container workload.ID, name string, n
 	if inode != e.NamespaceInode {
 		return fault.New(fault.Conflict, "container %s is in another network namespace than it was attached in", container)
 	}
-	if err := m.links.Verify(ns, e.HostIndex, e.pair()); err != nil {
+	if err := m.links.Verify(ns, e.HostIndex, e.Pair()); err != nil {
 		return fault.New(fault.Conflict, "%w", err).WithHint("attach the container anew")
 	}
 	return nil
@@ -319,9 +293,5 @@ func openNamespace(path string) (*os.File, error) {
 func (m *Manager) compact() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var all []record
-	for _, e := range m.endpoints {
-		all = append(all, record{State: stateReady, Endpoint: e})
-	}
-	return m.journal.rewrite(all)
+	return m.journal.Rewrite(slices.Collect(m.endpoints.All()))
 }

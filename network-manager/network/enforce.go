@@ -38,8 +38,8 @@ func (m *Manager) replace(want map[segment.Entry][]string) error {
 	for _, n := range m.networks {
 		c.AddGateways = append(c.AddGateways, n.Gateway)
 	}
-	for _, e := range m.endpoints {
-		c.AddEndpoints = append(c.AddEndpoints, e.element())
+	for e := range m.endpoints.All() {
+		c.AddEndpoints = append(c.AddEndpoints, e.Element())
 	}
 	for e := range want {
 		c.AddAllows = append(c.AddAllows, allow(e))
@@ -48,9 +48,9 @@ func (m *Manager) replace(want map[segment.Entry][]string) error {
 }
 
 func (m *Manager) members() []segment.Member {
-	out := make([]segment.Member, 0, len(m.endpoints))
-	for _, e := range m.endpoints {
-		out = append(out, e.member())
+	out := make([]segment.Member, 0, m.endpoints.Len())
+	for e := range m.endpoints.All() {
+		out = append(out, e.Member())
 	}
 	return out
 }

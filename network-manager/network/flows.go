@@ -55,7 +55,7 @@ func (m *Manager) note(p nflog.Packet) {
 
 func (m *Manager) tellDenied(f flow.Flow) {
 	m.mu.Lock()
-	e := m.byAddressOrDeparted(f.FromAddress)
+	e := m.endpoints.Last(f.FromAddress)
 	m.mu.Unlock()
 	what := f.Protocol
 	if f.Port != 0 {
@@ -64,15 +64,6 @@ func (m *Manager) tellDenied(f flow.Flow) {
 	m.publish("flow.denied", e, fmt.Sprintf("%s to %s on %s refused: %s", f.From, f.To, what, f.Reason), map[string]string{
 		"from": f.From, "to": f.To, "protocol": f.Protocol, "port": fmt.Sprint(f.Port), "rule": f.Rule, "reason": f.Reason, "network": f.Network,
 	})
-}
-
-// byAddressOrDeparted gives who has an address, or had it last: no address is
-// given again while its last packets may still be unread. The caller holds mu.
-func (m *Manager) byAddressOrDeparted(a netip.Addr) *Endpoint {
-	if e := m.byAddress[a]; e != nil {
-		return e
-	}
-	return m.departed[a]
 }
 
 // describe says who, to whom and why.
@@ -87,9 +78,9 @@ func (m *Manager) describe(p nflog.Packet) flow.Flow {
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	src, dst := m.byAddressOrDeparted(from), m.byAddressOrDeparted(to)
+	src, dst := m.endpoints.Last(from), m.endpoints.Last(to)
 	if p.Prefix == nft.PrefixSpoofed || p.Prefix == nft.PrefixIPv6 {
-		src = m.byIndex[int(p.In)] // the address says nothing about the sender
+		src = m.endpoints.Behind(int(p.In)) // the address says nothing about the sender
 	}
 	if src != nil {
 		f.From, f.FromContainer, f.Network = src.Name, string(src.Container), src.Network
@@ -136,7 +127,7 @@ func (m *Manager) judge(f *flow.Flow, p nflog.Packet, src, dst *Endpoint) {
 func (m *Manager) explain(f *flow.Flow, what segment.Port, src, dst *Endpoint) string {
 	switch {
 	case src != nil && dst != nil:
-		a, b := src.member(), dst.member()
+		a, b := src.Member(), dst.Member()
 		return segment.Explain(m.segments, &a, &b, what)
 	case src != nil:
 		return fmt.Sprintf("no segment allows %s to reach %s on %s: it is no address of a workload here", f.From, f.ToAddress, what)
@@ -149,7 +140,7 @@ func (m *Manager) explain(f *flow.Flow, what segment.Port, src, dst *Endpoint) s
 // segments, not by the kernel's set: a client that was quick has gone from it.
 func (m *Manager) allowing(what segment.Port, src, dst *Endpoint) (rule, reason string) {
 	if src != nil && dst != nil {
-		a, b := src.member(), dst.member()
+		a, b := src.Member(), dst.Member()
 		if names := segment.Allowing(m.segments, &a, &b, what); len(names) > 0 {
 			return names[0], "allowed by segment " + strings.Join(names, ", ")
 		}

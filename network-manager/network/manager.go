@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -29,6 +28,7 @@ import (
 	"tero.internal/common/workload"
 	"tero.internal/network-manager/dns"
 	"tero.internal/network-manager/flow"
+	"tero.internal/network-manager/internal/endpoint"
 	"tero.internal/network-manager/internal/link"
 	"tero.internal/network-manager/internal/mark"
 	"tero.internal/network-manager/internal/nflog"
@@ -38,7 +38,10 @@ import (
 )
 
 // Domain ends the names that the networks' DNS servers answer for.
-const Domain = "tero"
+const Domain = endpoint.Domain
+
+// Endpoint is one interface of one container.
+type Endpoint = endpoint.Endpoint
 
 // Manager manages the networks of one node. Its methods may be called concurrently.
 type Manager struct {
@@ -49,7 +52,7 @@ type Manager struct {
 	links     *link.Links
 	table     *nft.Table
 	packets   *nflog.Reader
-	journal   *journal
+	journal   *endpoint.Journal
 	flows     flow.Log
 
 	background sync.WaitGroup // the goroutines that Close waits for
@@ -57,20 +60,15 @@ type Manager struct {
 	doomed     chan struct{} // tells the reaper that there is work
 
 	busyMu sync.Mutex // guards busy
-	busy   map[key]chan struct{}
+	busy   map[endpoint.Key]chan struct{}
 
 	mu        sync.Mutex // guards all below, and the order of changes to table
 	closed    bool
 	networks  map[string]*state
-	endpoints map[key]*Endpoint
-	byAddress map[netip.Addr]*Endpoint
-	// departed are endpoints whose addresses rest: their last packets are read
-	// from the log after they have gone.
-	departed map[netip.Addr]*Endpoint
-	byIndex  map[int]*Endpoint
-	marks    *mark.Marks
-	segments []segment.Segment
-	allowed  map[segment.Entry][]string // what the kernel's allow set holds
+	endpoints *endpoint.Register
+	marks     *mark.Marks
+	segments  []segment.Segment
+	allowed   map[segment.Entry][]string // what the kernel's allow set holds
 }
 
 // state is a network at work.
@@ -88,9 +86,8 @@ func Open(ctx context.Context, c Config) (_ *Manager, err error) {
 		return nil, err
 	}
 	m := &Manager{
-		config: c, stop: make(chan struct{}), doomed: make(chan struct{}, 1), busy: map[key]chan struct{}{},
-		networks: map[string]*state{}, endpoints: map[key]*Endpoint{}, byAddress: map[netip.Addr]*Endpoint{}, departed: map[netip.Addr]*Endpoint{},
-		byIndex: map[int]*Endpoint{}, marks: mark.New(), allowed: map[segment.Entry][]string{},
+		config: c, stop: make(chan struct{}), doomed: make(chan struct{}, 1), busy: map[endpoint.Key]chan struct{}{},
+		networks: map[string]*state{}, endpoints: endpoint.NewRegister(), marks: mark.New(), allowed: map[segment.Entry][]string{},
 	}
 	defer func() {
 		if err != nil {
@@ -187,8 +184,8 @@ func (m *Manager) Close() error {
 			errs = append(errs, n.pool.Close())
 		}
 	}
-	if m.journal != nil && m.journal.file != nil {
-		errs = append(errs, m.journal.close())
+	if m.journal != nil {
+		errs = append(errs, m.journal.Close())
 	}
 	if m.lock != nil {
 		errs = append(errs, m.lock.Close())
@@ -236,7 +233,7 @@ func (m *Manager) reap(ctx context.Context) {
 }
 
 // acquire makes the caller the only one that works on an endpoint.
-func (m *Manager) acquire(ctx context.Context, k key) (release func(), err error) {
+func (m *Manager) acquire(ctx context.Context, k endpoint.Key) (release func(), err error) {
 	for {
 		m.busyMu.Lock()
 		other := m.busy[k]
@@ -281,21 +278,14 @@ var errClosed = fault.New(fault.Unavailable, "the network manager is shutting do
 func (m *Manager) Endpoints(network string) []Endpoint {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var out []Endpoint
-	for _, e := range m.endpoints {
-		if network == "" || e.Network == network {
-			out = append(out, *e)
-		}
-	}
-	sortEndpoints(out)
-	return out
+	return m.endpoints.List(network)
 }
 
 // Endpoint gives one interface of a container.
 func (m *Manager) Endpoint(container workload.ID, name string) (Endpoint, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := m.endpoints[key{container, name}]
+	e := m.endpoints.Get(endpoint.Key{Container: container, Interface: name})
 	if e == nil {
 		return Endpoint{}, fault.New(fault.NotFound, "container %s has no interface %s on a network", container, name)
 	}

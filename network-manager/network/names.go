@@ -26,19 +26,19 @@ func (m *Manager) serveDNS(ctx context.Context) error {
 // asker reach does not exist for it; the flow log says why.
 func (m *Manager) Lookup(asker netip.Addr, network, name string) ([]netip.Addr, bool) {
 	m.mu.Lock()
-	src := m.byAddress[asker]
+	src := m.endpoints.At(asker)
 	if src == nil || src.Network != network {
 		m.mu.Unlock()
 		return nil, false
 	}
-	from := src.member()
+	from := src.Member()
 	var out []netip.Addr
 	var hidden *Endpoint
-	for _, e := range m.endpoints {
+	for e := range m.endpoints.All() {
 		if e.Network != network || e.Name != name {
 			continue
 		}
-		to := e.member()
+		to := e.Member()
 		if e.Name == src.Name || len(segment.AnyReach(m.segments, &from, &to)) > 0 {
 			out = append(out, e.Address)
 		} else {

@@ -165,7 +165,7 @@ func (m *Manager) Status(name string) error {
 
 func (m *Manager) info(n *state) Info {
 	i := Info{Network: n.Network, Leases: n.pool.Len()}
-	for _, e := range m.endpoints {
+	for e := range m.endpoints.All() {
 		if e.Network == n.Name {
 			i.Endpoints++
 		}
@@ -283,7 +283,7 @@ func (m *Manager) RemoveNetwork(_ context.Context, name string) (err error) {
 		return fault.New(fault.NotFound, "network %q does not exist", name)
 	}
 	var users []string
-	for _, e := range m.endpoints {
+	for e := range m.endpoints.All() {
 		if e.Network == name {
 			users = append(users, e.Name)
 		}

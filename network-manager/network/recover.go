@@ -8,10 +8,10 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
+	"tero.internal/network-manager/internal/endpoint"
 	"tero.internal/network-manager/internal/link"
 	"tero.internal/network-manager/segment"
 )
@@ -21,7 +21,7 @@ import (
 // interface on the node ends with the container's namespace, so that one that
 // lives proves that the namespace does.
 func (m *Manager) recover(ctx context.Context) error {
-	j, records, err := openJournal(filepath.Join(m.config.RunDir, "endpoints.journal"))
+	j, records, err := endpoint.OpenJournal(filepath.Join(m.config.RunDir, "endpoints.journal"))
 	if err != nil {
 		return err
 	}
@@ -30,20 +30,20 @@ func (m *Manager) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var living []record
+	var living []*Endpoint
 	for _, r := range records {
 		e := r.Endpoint
-		alive := r.State == stateReady && slices.Contains(found, link.Interface{Name: e.HostInterface, Index: e.HostIndex})
+		alive := r.State == endpoint.Ready && slices.Contains(found, link.Interface{Name: e.HostInterface, Index: e.HostIndex})
 		n := m.networks[e.Network]
-		if !alive || n == nil || n.pool.Adopt(e.Address, e.key().String()) != nil {
+		if !alive || n == nil || n.pool.Adopt(e.Address, e.Key().String()) != nil {
 			m.config.Log.InfoContext(ctx, "removed what is left of an endpoint", slog.String("workload", e.Name), slog.String("address", e.Address.String()))
 			continue
 		}
-		if err := m.marks.Restore(e.identity(), e.Mark); err != nil {
+		if err := m.marks.Restore(e.Identity(), e.Mark); err != nil {
 			return fault.New(fault.Corrupt, "journal of endpoints: %w", err)
 		}
-		m.know(e)
-		living = append(living, r)
+		m.endpoints.Add(e)
+		living = append(living, e)
 	}
 	if err := m.sweepLeases(); err != nil {
 		return err
@@ -57,20 +57,20 @@ func (m *Manager) recover(ctx context.Context) error {
 	}
 	m.allowed = want
 	for _, l := range found {
-		if m.byIndex[l.Index] == nil {
+		if m.endpoints.Behind(l.Index) == nil {
 			if err := m.links.Doom(l.Index); err != nil {
 				return fmt.Errorf("remove left interface %s: %w", l.Name, err)
 			}
 		}
 	}
-	return errors.Join(m.links.Reap(), m.journal.rewrite(living))
+	return errors.Join(m.links.Reap(), m.journal.Rewrite(living))
 }
 
 func (m *Manager) sweepLeases() error {
 	for _, n := range m.networks {
 		for _, l := range n.pool.Leases() {
-			e := m.byAddress[l.Address]
-			if l.Owner != "" && (e == nil || e.key().String() != l.Owner) {
+			e := m.endpoints.At(l.Address)
+			if l.Owner != "" && (e == nil || e.Key().String() != l.Owner) {
 				if err := n.pool.Release(l.Address); err != nil {
 					return err
 				}
@@ -99,13 +99,4 @@ func (m *Manager) Reconcile(ctx context.Context, alive []workload.ID) error {
 // that are valid, given as container and interface.
 func (m *Manager) CollectCNI(ctx context.Context, cni string, valid func(container workload.ID, name string) bool) error {
 	return m.detachIf(ctx, func(e *Endpoint) bool { return e.CNI != "" && e.CNI == cni && !valid(e.Container, e.Interface) })
-}
-
-func sortEndpoints(es []Endpoint) {
-	slices.SortFunc(es, func(a, b Endpoint) int {
-		if c := strings.Compare(a.Network, b.Network); c != 0 {
-			return c
-		}
-		return a.Address.Compare(b.Address)
-	})
 }

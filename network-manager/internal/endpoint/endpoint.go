@@ -1,4 +1,7 @@
-package network
+// Package endpoint is what the Network Manager knows of one interface of one
+// container: the endpoint, the register of those that are attached, and the
+// journal by which they outlive the process.
+package endpoint
 
 import (
 	"crypto/rand"
@@ -15,6 +18,9 @@ import (
 	"tero.internal/network-manager/internal/nft"
 	"tero.internal/network-manager/segment"
 )
+
+// Domain ends the names that the networks' DNS servers answer for.
+const Domain = "tero"
 
 // Endpoint is one interface of one container.
 type Endpoint struct {
@@ -43,15 +49,28 @@ type Endpoint struct {
 	CNI string `json:"cni,omitempty"`
 }
 
-// key names an endpoint: a container may have several interfaces.
-type key struct {
-	container workload.ID
-	name      string
+// Key names an endpoint: a container may have several interfaces.
+type Key struct {
+	Container workload.ID
+	Interface string
 }
 
-func (k key) String() string { return string(k.container) + "/" + k.name }
+// String gives the key as the owner of a lease.
+func (k Key) String() string { return string(k.Container) + "/" + k.Interface }
 
-func (e *Endpoint) key() key { return key{e.Container, e.Interface} }
+// New makes the endpoint that a asks for. The node's end gets a name that begins
+// with prefix and that no interface had before.
+func New(a workload.Attachment, address, gateway netip.Addr, mtu int, prefix string) *Endpoint {
+	return &Endpoint{
+		Container: a.Container, Name: a.Name, SPIFFEID: a.SPIFFEID, Labels: a.Labels, Network: a.Network,
+		Interface: a.Interface, HostInterface: hostName(prefix),
+		MAC: hardwareAddress(0x02, address), HostMAC: hardwareAddress(0x06, address),
+		Address: address, Gateway: gateway, MTU: mtu, Attached: time.Now().UTC(),
+	}
+}
+
+// Key gives the endpoint's name.
+func (e *Endpoint) Key() Key { return Key{e.Container, e.Interface} }
 
 // Workload gives the endpoint as the container's runtime needs it.
 func (e *Endpoint) Workload() workload.Endpoint {
@@ -62,8 +81,8 @@ func (e *Endpoint) Workload() workload.Endpoint {
 	}
 }
 
-// identity joins all that segments can select by, and the SPIFFE ID.
-func (e *Endpoint) identity() string {
+// Identity joins all that segments can select by, and the SPIFFE ID.
+func (e *Endpoint) Identity() string {
 	parts := []string{e.Network, e.Name, e.SPIFFEID}
 	for _, k := range slices.Sorted(maps.Keys(e.Labels)) {
 		parts = append(parts, k, e.Labels[k])
@@ -72,7 +91,8 @@ func (e *Endpoint) identity() string {
 	return string(b)
 }
 
-func (e *Endpoint) pair() link.Pair {
+// Pair gives the two interfaces.
+func (e *Endpoint) Pair() link.Pair {
 	mac, _ := net.ParseMAC(e.MAC) // made by hardwareAddress
 	hostMAC, _ := net.ParseMAC(e.HostMAC)
 	return link.Pair{
@@ -81,12 +101,14 @@ func (e *Endpoint) pair() link.Pair {
 	}
 }
 
-func (e *Endpoint) element() nft.Endpoint {
+// Element gives the endpoint as the packet filter knows it.
+func (e *Endpoint) Element() nft.Endpoint {
 	mac, _ := net.ParseMAC(e.MAC)
 	return nft.Endpoint{Index: e.HostIndex, MAC: mac, Addr: e.Address, Mark: e.Mark}
 }
 
-func (e *Endpoint) member() segment.Member {
+// Member gives the endpoint as segments select it.
+func (e *Endpoint) Member() segment.Member {
 	return segment.Member{Network: e.Network, Name: e.Name, Labels: e.Labels, Mark: e.Mark, Address: e.Address.As4()}
 }
 

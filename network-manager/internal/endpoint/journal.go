@@ -1,4 +1,4 @@
-package network
+package endpoint
 
 import (
 	"bytes"
@@ -13,27 +13,31 @@ import (
 	"tero.internal/common/fault"
 )
 
-// The states of an endpoint in the journal:
+// State is how far an endpoint is, by the journal:
 //
 //	making ──▶ ready ──▶ gone
 //	   └──────────────────▲
 //
 // What is "making" after a crash was never acknowledged, and is removed.
+type State string
+
+// The states.
 const (
-	stateMaking = "making"
-	stateReady  = "ready"
-	stateGone   = "gone"
+	Making State = "making"
+	Ready  State = "ready"
+	Gone   State = "gone"
 )
 
-type record struct {
-	State    string    `json:"state"`
+// Record is one line of the journal.
+type Record struct {
+	State    State     `json:"state"`
 	Endpoint *Endpoint `json:"endpoint"`
 }
 
-// journal is a file of one record a line; the last about an endpoint counts. It
+// Journal is a file of one record a line; the last about an endpoint counts. It
 // lies on a tmpfs and is not synced: it has to outlive the process, not the
 // machine, because no endpoint outlives that.
-type journal struct {
+type Journal struct {
 	path string
 
 	mu    sync.Mutex // guards file and lines
@@ -41,18 +45,18 @@ type journal struct {
 	lines int
 }
 
-// openJournal reads the endpoints that are not gone. A last line that is cut
+// OpenJournal reads the endpoints that are not gone. Write wants Rewrite first. A last line that is cut
 // off is left out: its endpoint was not acknowledged.
-func openJournal(path string) (*journal, map[key]record, error) {
+func OpenJournal(path string) (*Journal, map[Key]Record, error) {
 	data, err := os.ReadFile(path) //nolint:gosec // the manager's own file
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("journal of endpoints: %w", err)
 	}
-	out := map[key]record{}
+	out := map[Key]Record{}
 	for number := 1; len(data) > 0; number++ {
 		line, rest, whole := bytes.Cut(data, []byte("\n"))
 		data = rest
-		var r record
+		var r Record
 		if err := json.Unmarshal(line, &r); err != nil || r.Endpoint == nil || !r.Endpoint.Address.Is4() {
 			if !whole {
 				break
@@ -60,18 +64,18 @@ func openJournal(path string) (*journal, map[key]record, error) {
 			return nil, nil, fault.New(fault.Corrupt, "%s:%d: not a record of an endpoint: %.60q", path, number, line).
 				WithHint("remove the file when no container runs")
 		}
-		if r.State == stateGone {
-			delete(out, r.Endpoint.key())
+		if r.State == Gone {
+			delete(out, r.Endpoint.Key())
 			continue
 		}
-		out[r.Endpoint.key()] = r
+		out[r.Endpoint.Key()] = r
 	}
-	return &journal{path: path}, out, nil
+	return &Journal{path: path}, out, nil
 }
 
-// write adds a record.
-func (j *journal) write(state string, e *Endpoint) error {
-	b, err := json.Marshal(record{State: state, Endpoint: e})
+// Write adds a record.
+func (j *Journal) Write(state State, e *Endpoint) error {
+	b, err := json.Marshal(Record{State: state, Endpoint: e})
 	if err != nil {
 		return fmt.Errorf("journal of endpoints: %w", err)
 	}
@@ -84,18 +88,18 @@ func (j *journal) write(state string, e *Endpoint) error {
 	return nil
 }
 
-// crowded tells whether most of the file is about what is gone.
-func (j *journal) crowded(endpoints int) bool {
+// Crowded tells whether most of the file is about what is gone.
+func (j *Journal) Crowded(endpoints int) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.lines > 4*endpoints+4096
 }
 
-// rewrite replaces the file by these endpoints, which are ready.
-func (j *journal) rewrite(endpoints []record) error {
+// Rewrite replaces the file by these endpoints, which are ready.
+func (j *Journal) Rewrite(endpoints []*Endpoint) error {
 	var all []byte
-	for _, r := range endpoints {
-		b, err := json.Marshal(r)
+	for _, e := range endpoints {
+		b, err := json.Marshal(Record{State: Ready, Endpoint: e})
 		if err != nil {
 			return fmt.Errorf("journal of endpoints: %w", err)
 		}
@@ -117,8 +121,12 @@ func (j *journal) rewrite(endpoints []record) error {
 	return nil
 }
 
-func (j *journal) close() error {
+// Close closes the file.
+func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.file == nil {
+		return nil
+	}
 	return j.file.Close()
 }
