@@ -89,7 +89,9 @@ func (f failing) Enrol(ctx context.Context, id workload.ID, name string, e workl
 	return f.Identities.Enrol(ctx, id, name, e)
 }
 
-func (f failing) Revoke(ctx context.Context, id workload.ID) error { return f.Identities.Revoke(ctx, id) }
+func (f failing) Revoke(ctx context.Context, id workload.ID) error {
+	return f.Identities.Revoke(ctx, id)
+}
 
 func (f failing) Configure(s workload.Spec, i workload.Image) (*specs.Spec, error) {
 	if err := f.check("configure"); err != nil {
@@ -112,7 +114,9 @@ func (f failing) Start(ctx context.Context, id workload.ID, e *workload.Endpoint
 	return f.Sandboxes.Start(ctx, id, e)
 }
 
-func (f failing) Destroy(ctx context.Context, id workload.ID) error { return f.Sandboxes.Destroy(ctx, id) }
+func (f failing) Destroy(ctx context.Context, id workload.ID) error {
+	return f.Sandboxes.Destroy(ctx, id)
+}
 
 func (f failing) Attach(ctx context.Context, a workload.Attachment) (workload.Endpoint, error) {
 	if err := f.check("attach"); err != nil {
