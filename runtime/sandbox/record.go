@@ -89,14 +89,16 @@ func (n *Native) loadRecord(id workload.ID) (*record, error) {
 	return &r, nil
 }
 
-// loadExit gives a container's exit record; nil when there is none.
+// loadExit gives a container's exit record; nil when there is none, or when the
+// machine went down with its content.
 func (n *Native) loadExit(id workload.ID) (*Exit, error) {
 	var x Exit
 	err := readJSON(filepath.Join(n.folder(id), keeper.ExitFile), &x)
-	if errors.Is(err, fs.ErrNotExist) {
+	var syntax *json.SyntaxError
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.As(err, &syntax):
 		return nil, nil //nolint:nilnil // none is an answer
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	return &x, nil
