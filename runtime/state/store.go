@@ -239,9 +239,14 @@ func (s *Store) Find(key string) (Container, error) {
 	if key == "" {
 		return Container{}, fault.New(fault.Invalid, "no container named").WithHint("list them with \"tero ps -a\"")
 	}
+	// An id comes first: a name may have the form of another container's id, and
+	// who is asked about a key and who acts on it must mean the same container.
+	if c, ok := s.byID[workload.ID(key)]; ok {
+		return c, nil
+	}
 	var match []Container
 	for id, c := range s.byID {
-		if c.Spec.Name == key || string(id) == key {
+		if c.Spec.Name == key {
 			return c, nil
 		}
 		if strings.HasPrefix(string(id), key) {

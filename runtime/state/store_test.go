@@ -91,6 +91,21 @@ func TestFind(t *testing.T) {
 	}
 }
 
+func TestAnIDWinsOverANameOfItsForm(t *testing.T) {
+	s := open(t, t.TempDir())
+	victim := container("web")
+	for _, c := range []state.Container{victim, container(string(victim.ID))} {
+		if err := s.Add(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 50 { // in whatever order a map gives them
+		if got, err := s.Find(string(victim.ID)); err != nil || got.ID != victim.ID {
+			t.Fatalf("Find = %s, %v, want %s", got.Spec.Name, err, victim.Spec.Name)
+		}
+	}
+}
+
 func TestTornLastLineIsDroppedAndDamageIsNamed(t *testing.T) {
 	dir := t.TempDir()
 	if err := open(t, dir).Add(container("web")); err != nil {
