@@ -11,24 +11,25 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"tero.internal/attestation/internal/register"
 	"tero.internal/attestation/record"
 	"tero.internal/common/fault"
 )
 
 // killer kills its own process at a point of the measurement.
 type killer struct {
-	register
+	driver
 	at    string
 	after int
 }
 
-func (k *killer) extend(ds []record.Digests) error {
+func (k *killer) Extend(ds []record.Digests) error {
 	k.after--
 	if k.after < 0 && k.at == "before" {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	}
-	err := k.register.extend(ds)
+	err := k.driver.Extend(ds)
 	if k.after < 0 && k.at == "after" {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
@@ -44,8 +45,8 @@ func TestCrashChild(t *testing.T) {
 	}
 	cfg := config(t, os.Getenv("TERO_CRASH_TPM"))
 	cfg.StateDir = dir
-	l, err := open(t.Context(), cfg, func(r register) register {
-		return &killer{register: r, at: os.Getenv("TERO_CRASH_AT"), after: 0}
+	l, err := open(t.Context(), cfg, func(r driver) driver {
+		return &killer{driver: r, at: os.Getenv("TERO_CRASH_AT"), after: 0}
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -221,15 +222,23 @@ func TestSuspend(t *testing.T) {
 	wantDiverged(t, l, "somebody else extended it")
 }
 
+// otherBoot is a register in a boot of the machine that never was.
+type otherBoot struct{ driver }
+
+func (r otherBoot) State() (register.State, error) {
+	st, err := r.driver.State()
+	st.Boot = "00000000-0000-4000-8000-000000000000"
+	return st, err
+}
+
 // A machine without TPM that reboots keeps its register; another boot id tells.
 func TestRebootAtL0(t *testing.T) {
 	cfg := config(t, "")
 	l := mustOpen(t, cfg)
 	mustMeasure(t, l, "a")
 	_ = l.Close()
-	l, err := open(t.Context(), cfg, func(r register) register {
-		r.(*software).boot = "00000000-0000-4000-8000-000000000000"
-		return r
+	l, err := open(t.Context(), cfg, func(r driver) driver {
+		return otherBoot{r}
 	})
 	if err != nil {
 		t.Fatal(err)

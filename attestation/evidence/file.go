@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tero.internal/attestation/internal/disk"
 	"tero.internal/attestation/record"
 	"tero.internal/common/fault"
 )
@@ -29,7 +30,7 @@ type logFile struct {
 func openLogFile(path string) (*logFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) //nolint:gosec // the path is made of the state directory and a constant.
 	if err != nil {
-		return nil, storageFault("open the launch log", err)
+		return nil, disk.Fault("open the launch log", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
@@ -132,7 +133,7 @@ func (l *logFile) append(b []byte) error {
 		if undo := l.cut(); undo != nil {
 			err = fmt.Errorf("%w (and taking it back failed: %w)", err, undo)
 		}
-		return storageFault("write the launch log", err)
+		return disk.Fault("write the launch log", err)
 	}
 	l.size += int64(len(b))
 	l.space = max(l.space, l.size)
@@ -166,13 +167,4 @@ func (l *logFile) cut() error {
 	}
 	l.space = l.size
 	return nil
-}
-
-// storageFault gives an error about the disk its kind and a hint.
-func storageFault(what string, err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return fault.New(fault.Exhausted, "%s: %w", what, err).
-			WithHint("the state directory's disk is full: free some space; nothing is launched that cannot be recorded")
-	}
-	return fault.New(fault.Internal, "%s: %w", what, err)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"tero.internal/attestation/bundle"
+	"tero.internal/attestation/internal/register"
 	"tero.internal/attestation/record"
 	"tero.internal/attestation/verify"
 	"tero.internal/common/workload"
@@ -77,7 +78,7 @@ func (s *swtpm) reboot() {
 // suspend puts the machine to sleep in memory and wakes it up.
 func (s *swtpm) suspend() {
 	s.t.Helper()
-	if _, err := (tpm2.Shutdown{ShutdownType: tpm2.TPMSUState}).Execute(&socket{path: s.path}); err != nil {
+	if _, err := (tpm2.Shutdown{ShutdownType: tpm2.TPMSUState}).Execute(register.DialSocket(s.path)); err != nil {
 		s.t.Fatal(err)
 	}
 	s.stop()
@@ -87,11 +88,11 @@ func (s *swtpm) suspend() {
 // extend extends PCR 13 behind the log's back.
 func (s *swtpm) extend(text string) {
 	s.t.Helper()
-	r, err := openTPM(s.path)
+	r, err := register.OpenTPM(s.path)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := r.extend([]record.Digests{record.Sum([]byte(text))}); err != nil {
+	if err := r.Extend([]record.Digests{record.Sum([]byte(text))}); err != nil {
 		s.t.Fatal(err)
 	}
 }

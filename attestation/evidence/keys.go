@@ -14,6 +14,7 @@ import (
 	"filippo.io/mldsa/x509"
 
 	"tero.internal/attestation/bundle"
+	"tero.internal/attestation/internal/disk"
 	"tero.internal/common/atomicfile"
 	"tero.internal/common/fault"
 )
@@ -66,7 +67,7 @@ func openKey(path string, create bool, generate func() (any, error)) (any, error
 			return nil, fmt.Errorf("encode %s: %w", path, err)
 		}
 		if err := atomicfile.Write(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
-			return nil, storageFault("write the node key "+path, err)
+			return nil, disk.Fault("write the node key "+path, err)
 		}
 		return key, nil
 	}

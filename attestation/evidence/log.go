@@ -31,6 +31,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"tero.internal/attestation/bundle"
+	"tero.internal/attestation/internal/disk"
+	"tero.internal/attestation/internal/register"
 	"tero.internal/attestation/record"
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
@@ -89,13 +91,13 @@ type appending struct {
 // use of it. A log that does not agree with its register opens, and refuses to
 // measure; an error means that there is nothing to open.
 func Open(ctx context.Context, cfg Config) (*Log, error) {
-	return open(ctx, cfg, func(r register) register { return r })
+	return open(ctx, cfg, func(r driver) driver { return r })
 }
 
 // open is Open with a wrapper around the register, for tests that inject faults.
-func open(ctx context.Context, cfg Config, wrap func(register) register) (_ *Log, err error) {
+func open(ctx context.Context, cfg Config, wrap func(driver) driver) (_ *Log, err error) {
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
-		return nil, storageFault("make the folder of the launch log", err)
+		return nil, disk.Fault("make the folder of the launch log", err)
 	}
 	l := &Log{
 		cfg: cfg, measure: make(chan *appending, maxBatch), call: make(chan func(*owner)),
@@ -119,7 +121,7 @@ func open(ctx context.Context, cfg Config, wrap func(register) register) (_ *Log
 	switch {
 	case lost == nil:
 		o.register = wrap(r)
-	case errors.Is(lost, errLost):
+	case errors.Is(lost, register.ErrLost):
 		o.diverge(ctx, lost.Error())
 	default:
 		return nil, lost
@@ -136,15 +138,7 @@ func open(ctx context.Context, cfg Config, wrap func(register) register) (_ *Log
 	return l, nil
 }
 
-// openRegister opens the kind of register that the configuration asks for.
-func openRegister(cfg Config, fresh bool) (register, error) {
-	if cfg.TPM != "" {
-		return openTPM(cfg.TPM)
-	}
-	return openSoftware(cfg.StateDir, fresh)
-}
-
-func (l *Log) fillEnrolment(r register) error {
+func (l *Log) fillEnrolment(r driver) error {
 	l.enrolment = bundle.Enrolment{Version: bundle.Version, Node: l.cfg.NodeName, SPIFFEID: l.cfg.SPIFFEID, Type: l.kind()}
 	if err := l.keys.enrol(&l.enrolment); err != nil {
 		return err
@@ -152,7 +146,7 @@ func (l *Log) fillEnrolment(r register) error {
 	if r == nil {
 		return nil
 	}
-	return r.enrol(&l.enrolment, false)
+	return r.Enrol(&l.enrolment, false)
 }
 
 // kind is the evidence type.
@@ -262,7 +256,7 @@ func (l *Log) Enrolment(ctx context.Context) (*bundle.Enrolment, error) {
 		if o.register == nil {
 			return nil
 		}
-		return o.register.enrol(&e, true)
+		return o.register.Enrol(&e, true)
 	})
 	if err != nil {
 		return nil, err
@@ -274,7 +268,7 @@ func (l *Log) Enrolment(ctx context.Context) (*bundle.Enrolment, error) {
 func (l *Log) TakeWitnessKey(ctx context.Context) ([]byte, error) {
 	var key []byte
 	err := l.do(ctx, func(*owner) (err error) {
-		key, err = takeWitnessKey(l.cfg.StateDir)
+		key, err = register.TakeWitnessKey(l.cfg.StateDir)
 		return err
 	})
 	return key, err
@@ -334,14 +328,14 @@ func (l *Log) Close() error {
 }
 
 // head gives the head that is signed.
-func (o *owner) head(nonce []byte, st registerState) bundle.Head {
+func (o *owner) head(nonce []byte, st register.State) bundle.Head {
 	h := bundle.Head{
 		Boot: o.boot, Chain: o.chain.String(), Node: o.log.cfg.NodeName, Nonce: hex.EncodeToString(nonce),
 		SHA256: o.value.SHA256.String(), SHA384: o.value.SHA384.String(), Size: o.size,
 		SPIFFEID: o.log.cfg.SPIFFEID, Time: time.Now().UTC().Format(record.TimeFormat), Type: o.log.kind(),
 	}
-	if !resets(h.Type) {
-		h.Aggregate = st.aggregate.String()
+	if !register.Resets(h.Type) {
+		h.Aggregate = st.Aggregate.String()
 	}
 	return h
 }

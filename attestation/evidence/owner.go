@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tero.internal/attestation/bundle"
+	"tero.internal/attestation/internal/register"
 	"tero.internal/attestation/record"
 	"tero.internal/common/fault"
 )
@@ -21,7 +22,7 @@ const maxBatch = 64
 type owner struct {
 	log        *Log
 	file       *logFile
-	register   register
+	register   driver
 	keysDigest record.Digest256
 
 	// What the log says: how many records, where they end, the chain over all,
@@ -56,7 +57,7 @@ func (o *owner) replay(e *record.Entry, end int64) {
 	if e.Kind == record.Boot || e.Kind == record.Resume {
 		o.boot, o.first = e.Boot, *e
 	}
-	if e.Kind == record.Boot && resets(e.Register) {
+	if e.Kind == record.Boot && register.Resets(e.Register) {
 		o.value = record.Register{}
 		o.tail = o.tail[:0]
 	}
@@ -186,14 +187,14 @@ func (o *owner) extend(ctx context.Context, entries []record.Entry) error {
 }
 
 func (o *owner) extendDigests(ctx context.Context, ds []record.Digests) error {
-	if err := o.register.extend(ds); err != nil {
+	if err := o.register.Extend(ds); err != nil {
 		return err
 	}
-	st, err := o.register.state()
+	st, err := o.register.State()
 	if err != nil {
 		return err
 	}
-	if !st.holds(o.value) {
+	if !st.Holds(o.value) {
 		o.diverge(ctx, "somebody else extended the register while a launch was recorded")
 		return o.refusal()
 	}
@@ -207,11 +208,11 @@ func (o *owner) ready(ctx context.Context) error {
 	if o.diverged != "" {
 		return o.refusal()
 	}
-	st, err := o.register.state()
+	st, err := o.register.State()
 	if err != nil {
 		return err
 	}
-	if o.unsettled || st.boot != o.boot || !st.holds(o.value) {
+	if o.unsettled || st.Boot != o.boot || !st.Holds(o.value) {
 		return o.settle(ctx, st)
 	}
 	return nil
@@ -222,7 +223,7 @@ func (o *owner) attest(ctx context.Context, nonce []byte) (*bundle.Bundle, error
 	if err := o.ready(ctx); err != nil {
 		return nil, err
 	}
-	st, err := o.register.state()
+	st, err := o.register.State()
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +236,7 @@ func (o *owner) attest(ctx context.Context, nonce []byte) (*bundle.Bundle, error
 		return nil, err
 	}
 	extra := bundle.Binding(nonce, o.log.enrolment.Ed25519, o.size, b.Head)
-	if b.Quote, err = o.register.quote(extra[:]); err != nil {
+	if b.Quote, err = o.register.Quote(extra[:]); err != nil {
 		return nil, err
 	}
 	return b, nil
@@ -255,7 +256,7 @@ func (o *owner) diverge(ctx context.Context, why string) {
 func (o *owner) refusal() error {
 	f := fault.New(fault.Corrupt, "this node's launch log and its register have diverged, so nothing is launched: %s", o.diverged)
 	dir := filepath.Clean(o.log.cfg.StateDir)
-	if resets(o.log.kind()) {
+	if register.Resets(o.log.kind()) {
 		return f.WithHint("somebody may have tampered: keep %s for examination. A reboot resets PCR 13; if the log itself is damaged, move the folder away too and enrol the node anew", dir)
 	}
 	return f.WithHint("somebody may have tampered: keep %s for examination. To go on, move the folder away and enrol the node anew", dir)

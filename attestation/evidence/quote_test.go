@@ -3,6 +3,7 @@ package evidence
 import (
 	"crypto/rsa"
 	"crypto/x509"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,11 +11,24 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 
 	"tero.internal/attestation/bundle"
+	"tero.internal/attestation/internal/register"
 	"tero.internal/attestation/record"
 	"tero.internal/attestation/verify"
 )
+
+// withAK uses the attestation key of a TPM, as node root could.
+func withAK(tpm transport.TPM, use func(*tpm2.CreatePrimaryResponse) error) error {
+	ak, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(bundle.AKTemplate())}.Execute(tpm)
+	if err != nil {
+		return err
+	}
+	err = use(ak)
+	_, flush := tpm2.FlushContext{FlushHandle: ak.ObjectHandle}.Execute(tpm)
+	return errors.Join(err, flush)
+}
 
 // TestQuoteTampering makes evidence that is wrong in one thing each, most of it
 // with the node's own keys and its own TPM, as node root could.
@@ -28,18 +42,15 @@ func TestQuoteTampering(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tpm, err := openTPM(s.path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tpm := register.DialSocket(s.path)
 	// quoteOver quotes any PCRs and says anything.
 	quoteOver := func(extra []byte, sel tpm2.TPMLPCRSelection) *bundle.Quote {
 		var q *bundle.Quote
-		if err := tpm.withAK(func(ak *tpm2.CreatePrimaryResponse) error {
+		if err := withAK(tpm, func(ak *tpm2.CreatePrimaryResponse) error {
 			r, err := tpm2.Quote{
 				SignHandle:     tpm2.AuthHandle{Handle: ak.ObjectHandle, Name: ak.Name, Auth: tpm2.PasswordAuth(nil)},
 				QualifyingData: tpm2.TPM2BData{Buffer: extra}, InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull}, PCRSelect: sel,
-			}.Execute(tpm.t)
+			}.Execute(tpm)
 			if err == nil {
 				q = &bundle.Quote{Attest: r.Quoted.Bytes(), Signature: tpm2.Marshal(r.Signature)}
 			}
@@ -66,7 +77,7 @@ func TestQuoteTampering(t *testing.T) {
 		for i := range b.Records {
 			o.replay(&b.Records[i], 0)
 		}
-		h := o.head(nonce, registerState{})
+		h := o.head(nonce, register.State{})
 		if b.Head, err = h.Text(); err != nil {
 			t.Fatal(err)
 		}
@@ -98,12 +109,12 @@ func TestQuoteTampering(t *testing.T) {
 		"signature flipped": {func(b *bundle.Bundle) { b.Quote.Signature[12] ^= 1 }, "not signed by the enrolled TPM"},
 		"huge quote":        {func(b *bundle.Bundle) { b.Quote.Signature = make([]byte, 1<<15) }, "over the limit"},
 		"time, not a quote": {func(b *bundle.Bundle) {
-			if err := tpm.withAK(func(ak *tpm2.CreatePrimaryResponse) error {
+			if err := withAK(tpm, func(ak *tpm2.CreatePrimaryResponse) error {
 				r, err := tpm2.GetTime{
 					PrivacyAdminHandle: tpm2.TPMRHEndorsement,
 					SignHandle:         tpm2.AuthHandle{Handle: ak.ObjectHandle, Name: ak.Name, Auth: tpm2.PasswordAuth(nil)},
 					QualifyingData:     tpm2.TPM2BData{Buffer: binding(b)}, InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
-				}.Execute(tpm.t)
+				}.Execute(tpm)
 				if err == nil {
 					b.Quote = &bundle.Quote{Attest: r.TimeInfo.Bytes(), Signature: tpm2.Marshal(r.Signature)}
 				}
@@ -150,12 +161,9 @@ func TestQuoteTampering(t *testing.T) {
 func TestKeysThatKilledProgramsLeftLoadedAreUnloaded(t *testing.T) {
 	s := startTPM(t)
 	l := mustOpen(t, config(t, s.path))
-	tpm, err := openTPM(s.path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tpm := register.DialSocket(s.path)
 	for range 3 {
-		_, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(bundle.AKTemplate())}.Execute(tpm.t)
+		_, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(bundle.AKTemplate())}.Execute(tpm)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,13 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 
+	"tero.internal/attestation/internal/disk"
+	"tero.internal/attestation/internal/register"
 	"tero.internal/attestation/record"
 )
-
-// holds tells whether the register's banks hold v.
-func (s *registerState) holds(v record.Register) bool {
-	return s.value.SHA256 == v.SHA256 && (s.oneBank || s.value.SHA384 == v.SHA384)
-}
 
 // recover finds out, when the log is opened, how its last use ended. damage is
 // what is wrong with the first record that cannot be read, or nil.
@@ -19,12 +16,12 @@ func (o *owner) recover(ctx context.Context, damage error) error {
 	if o.diverged != "" {
 		return nil
 	}
-	st, err := o.register.state()
+	st, err := o.register.State()
 	if err != nil {
 		return err
 	}
 	if o.size > 0 && o.first.Register == o.log.kind() && o.first.Keys != o.keysDigest &&
-		(st.boot == o.boot || !resets(o.log.kind())) {
+		(st.Boot == o.boot || !register.Resets(o.log.kind())) {
 		o.diverge(ctx, "the node's keys are not those that the log was begun with")
 		return nil
 	}
@@ -45,7 +42,7 @@ func (o *owner) recover(ctx context.Context, damage error) error {
 // within tells whether a damaged tail can be what a crash left: the register
 // never heard of it. A register that a reboot reset cannot say; then the tail
 // must at least be no longer than one write is.
-func (o *owner) within(st registerState) bool {
+func (o *owner) within(st register.State) bool {
 	if o.rebooted(st) {
 		return o.file.space-o.file.size <= maxBatch*record.MaxSize+growth
 	}
@@ -54,18 +51,18 @@ func (o *owner) within(st registerState) bool {
 }
 
 // rebooted tells whether the register was reset since the log's newest boot.
-func (o *owner) rebooted(st registerState) bool {
-	return resets(o.log.kind()) && st.boot != o.boot && st.holds(record.Register{})
+func (o *owner) rebooted(st register.State) bool {
+	return register.Resets(o.log.kind()) && st.Boot != o.boot && st.Holds(record.Register{})
 }
 
 // pending gives the records that the register does not hold yet. found is
 // false when the register's value is none that the log went through lately.
-func (o *owner) pending(st registerState) (tail []step, found bool) {
-	if st.holds(o.value) {
+func (o *owner) pending(st register.State) (tail []step, found bool) {
+	if st.Holds(o.value) {
 		return nil, true
 	}
 	for i := len(o.tail) - 1; i >= max(0, len(o.tail)-maxTail); i-- {
-		if st.holds(o.tail[i].before) {
+		if st.Holds(o.tail[i].before) {
 			return o.tail[i:], true
 		}
 	}
@@ -73,27 +70,27 @@ func (o *owner) pending(st registerState) (tail []step, found bool) {
 }
 
 // settle brings log and register together, or finds that they diverged.
-func (o *owner) settle(ctx context.Context, st registerState) error {
-	sameBoot := st.boot == o.boot
+func (o *owner) settle(ctx context.Context, st register.State) error {
+	sameBoot := st.Boot == o.boot
 	if o.size == 0 || o.rebooted(st) {
-		if !st.holds(record.Register{}) {
+		if !st.Holds(record.Register{}) {
 			o.diverge(ctx, "the log is empty, but the register is not: it was used before")
 			return o.refusal()
 		}
 		if err := o.file.cut(); err != nil {
-			return storageFault("trim the launch log", err)
+			return disk.Fault("trim the launch log", err)
 		}
 		return o.note(ctx, o.bootRecord(record.Boot, st))
 	}
 	tail, found := o.pending(st)
-	resumed := !sameBoot && resets(o.log.kind())
-	if !found || resumed && !sameCycle(o.boot, st.cycle) {
+	resumed := !sameBoot && register.Resets(o.log.kind())
+	if !found || resumed && !sameCycle(o.boot, st.Cycle) {
 		o.diverge(ctx, fmt.Sprintf("the register holds %s, the %d records of the log give %s: records were removed or changed, or somebody else extended it",
-			st.value.SHA256, o.size, o.value.SHA256))
+			st.Value.SHA256, o.size, o.value.SHA256))
 		return o.refusal()
 	}
 	if err := o.file.cut(); err != nil {
-		return storageFault("trim the launch log", err)
+		return disk.Fault("trim the launch log", err)
 	}
 	if err := o.redo(ctx, tail); err != nil {
 		return err
@@ -145,9 +142,9 @@ func (o *owner) redo(ctx context.Context, tail []step) error {
 }
 
 // bootRecord begins the records of a boot.
-func (o *owner) bootRecord(kind record.Kind, st registerState) record.Record {
+func (o *owner) bootRecord(kind record.Kind, st register.State) record.Record {
 	return record.Record{
-		Kind: kind, Boot: st.boot, Chain: o.chain, Keys: o.keysDigest,
+		Kind: kind, Boot: st.Boot, Chain: o.chain, Keys: o.keysDigest,
 		Node: o.log.cfg.NodeName, Register: o.log.kind(),
 	}
 }

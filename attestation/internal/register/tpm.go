@@ -1,4 +1,4 @@
-package evidence
+package register
 
 import (
 	"encoding/asn1"
@@ -19,9 +19,9 @@ import (
 	"tero.internal/common/fault"
 )
 
-// tpm is the register of a node with a TPM 2.0: PCR 13 in its SHA-256 bank
+// TPM is the register of a node with a TPM 2.0: PCR 13 in its SHA-256 bank
 // and, where the TPM has one, in its SHA-384 bank.
-type tpm struct {
+type TPM struct {
 	path string
 	t    transport.TPMCloser
 	ak   []byte
@@ -37,17 +37,17 @@ const (
 	ekCertificateECC tpm2.TPMHandle = 0x01C0000A
 )
 
-// openTPM opens a unix socket (swtpm) or a character device (/dev/tpmrm0).
-func openTPM(path string) (*tpm, error) {
+// OpenTPM opens a unix socket (swtpm) or a character device (/dev/tpmrm0).
+func OpenTPM(path string) (*TPM, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "the TPM %s cannot be opened: %w", path, err).
 			WithHint("start swtpm before terod, or unset TERO_TPM to run at L0")
 	}
-	t := &tpm{path: path}
+	t := &TPM{path: path}
 	switch {
 	case fi.Mode()&os.ModeSocket != 0:
-		t.t, t.shared = &socket{path: path}, true
+		t.t, t.shared = DialSocket(path), true
 	case fi.Mode()&os.ModeCharDevice != 0:
 		if t.t, err = linuxtpm.Open(path); err != nil {
 			return nil, fault.New(fault.Unavailable, "the TPM %s cannot be opened: %w", path, err).
@@ -66,7 +66,7 @@ func openTPM(path string) (*tpm, error) {
 }
 
 // probe finds the banks and the attestation key.
-func (t *tpm) probe() error {
+func (t *TPM) probe() error {
 	if _, err := t.read(tpm2.TPMAlgSHA256); err != nil {
 		return err
 	}
@@ -88,11 +88,11 @@ func (t *tpm) probe() error {
 // withAK runs use with the attestation key loaded. The key is derived from the
 // TPM's seed each time: a TPM without resource manager has three places for
 // loaded keys, and one that a killed daemon left behind would be lost.
-func (t *tpm) withAK(use func(*tpm2.CreatePrimaryResponse) error) error {
+func (t *TPM) withAK(use func(*tpm2.CreatePrimaryResponse) error) error {
 	return t.withPrimary(tpm2.TPMRHEndorsement, bundle.AKTemplate(), use)
 }
 
-func (t *tpm) withPrimary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, use func(*tpm2.CreatePrimaryResponse) error) error {
+func (t *TPM) withPrimary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, use func(*tpm2.CreatePrimaryResponse) error) error {
 	create := tpm2.CreatePrimary{PrimaryHandle: hierarchy, InPublic: tpm2.New2B(template)}
 	key, err := create.Execute(t.t)
 	if errors.Is(err, tpm2.TPMRCObjectMemory) && t.shared {
@@ -110,7 +110,7 @@ func (t *tpm) withPrimary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, us
 }
 
 // flushAll unloads the keys that killed programs left loaded.
-func (t *tpm) flushAll() {
+func (t *TPM) flushAll() {
 	r, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(tpm2.TPMHTTransient) << 24, PropertyCount: 16}.Execute(t.t)
 	if err != nil {
 		return // the key is then not derived either, and that is told
@@ -128,7 +128,7 @@ func (t *tpm) flushAll() {
 var errNoBank = errors.New("the TPM has no such PCR bank")
 
 // read gives PCR 13 of a bank.
-func (t *tpm) read(alg tpm2.TPMAlgID) ([]byte, error) {
+func (t *TPM) read(alg tpm2.TPMAlgID) ([]byte, error) {
 	r, err := tpm2.PCRRead{PCRSelectionIn: bundle.Selection(alg)}.Execute(t.t)
 	if err != nil {
 		if errors.Is(err, tpm2.TPMRCHash) {
@@ -142,28 +142,30 @@ func (t *tpm) read(alg tpm2.TPMAlgID) ([]byte, error) {
 	return r.PCRValues.Digests[0].Buffer, nil
 }
 
-func (t *tpm) state() (registerState, error) {
+// State reads the clock and PCR 13.
+func (t *TPM) State() (State, error) {
 	clock, err := tpm2.ReadClock{}.Execute(t.t)
 	if err != nil {
-		return registerState{}, t.fault("read the clock", err)
+		return State{}, t.fault("read the clock", err)
 	}
 	info := clock.CurrentTime.ClockInfo
-	s := registerState{boot: bundle.BootName(info.ResetCount, info.RestartCount), cycle: bundle.BootCycle(info.ResetCount), oneBank: !t.sha384}
+	s := State{Boot: bundle.BootName(info.ResetCount, info.RestartCount), Cycle: bundle.BootCycle(info.ResetCount), OneBank: !t.sha384}
 	v, err := t.read(tpm2.TPMAlgSHA256)
 	if err != nil {
-		return registerState{}, t.fault("read the SHA-256 bank", err)
+		return State{}, t.fault("read the SHA-256 bank", err)
 	}
-	copy(s.value.SHA256[:], v)
+	copy(s.Value.SHA256[:], v)
 	if t.sha384 {
 		if v, err = t.read(tpm2.TPMAlgSHA384); err != nil {
-			return registerState{}, t.fault("read the SHA-384 bank", err)
+			return State{}, t.fault("read the SHA-384 bank", err)
 		}
-		copy(s.value.SHA384[:], v)
+		copy(s.Value.SHA384[:], v)
 	}
 	return s, nil
 }
 
-func (t *tpm) extend(ds []record.Digests) error {
+// Extend extends PCR 13 in all its banks, digest by digest.
+func (t *TPM) Extend(ds []record.Digests) error {
 	for _, d := range ds {
 		values := []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: d.SHA256[:]}}
 		if t.sha384 {
@@ -180,7 +182,8 @@ func (t *tpm) extend(ds []record.Digests) error {
 	return nil
 }
 
-func (t *tpm) quote(extra []byte) (*bundle.Quote, error) {
+// Quote has PCR 13 signed by the attestation key.
+func (t *TPM) Quote(extra []byte) (*bundle.Quote, error) {
 	var q bundle.Quote
 	err := t.withAK(func(ak *tpm2.CreatePrimaryResponse) error {
 		r, err := tpm2.Quote{
@@ -201,14 +204,16 @@ func (t *tpm) quote(extra []byte) (*bundle.Quote, error) {
 	return &q, nil
 }
 
-func (t *tpm) banks() []string {
+func (t *TPM) banks() []string {
 	if t.sha384 {
 		return []string{"sha256", "sha384"}
 	}
 	return []string{"sha256"}
 }
 
-func (t *tpm) enrol(e *bundle.Enrolment, whole bool) error {
+// Enrol adds the attestation key; whole adds the endorsement key and its
+// certificate, if the TPM holds one.
+func (t *TPM) Enrol(e *bundle.Enrolment, whole bool) error {
 	e.TPM = &bundle.TPMKeys{AK: t.ak, Banks: t.banks()}
 	if !whole {
 		return nil
@@ -242,7 +247,7 @@ func (t *tpm) enrol(e *bundle.Enrolment, whole bool) error {
 var errNoCertificate = errors.New("the TPM holds no such certificate")
 
 // certificate reads an endorsement key's certificate; some TPMs pad it.
-func (t *tpm) certificate(index tpm2.TPMHandle) ([]byte, error) {
+func (t *TPM) certificate(index tpm2.TPMHandle) ([]byte, error) {
 	public, err := tpm2.NVReadPublic{NVIndex: index}.Execute(t.t)
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		return nil, errNoCertificate
@@ -277,9 +282,10 @@ func (t *tpm) certificate(index tpm2.TPMHandle) ([]byte, error) {
 	return raw.FullBytes, nil
 }
 
-func (t *tpm) Close() error { return t.t.Close() }
+// Close closes the connection.
+func (t *TPM) Close() error { return t.t.Close() }
 
-func (t *tpm) fault(what string, err error) error {
+func (t *TPM) fault(what string, err error) error {
 	return fault.New(fault.Unavailable, "the TPM %s failed (%s): %w", t.path, what, err).
 		WithHint("is swtpm still running? nothing is launched that the TPM does not record")
 }
@@ -293,6 +299,9 @@ const commandTimeout = 30 * time.Second
 
 // maxResponse is the most a TPM answers (TPM_PT_MAX_RESPONSE_SIZE is 4096).
 const maxResponse = 64 << 10
+
+// DialSocket gives the way to a software TPM at a unix socket.
+func DialSocket(path string) transport.TPMCloser { return &socket{path: path} }
 
 // Send sends a command and gives its response.
 func (s *socket) Send(command []byte) ([]byte, error) {

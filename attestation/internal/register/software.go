@@ -1,4 +1,4 @@
-package evidence
+package register
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/attestation/bundle"
+	"tero.internal/attestation/internal/disk"
 	"tero.internal/attestation/record"
 	"tero.internal/common/atomicfile"
 	"tero.internal/common/fault"
@@ -27,11 +28,11 @@ const (
 	witnessFile  = "witness.key"
 )
 
-// software is the register of a node without hardware: a PCR-like hash chain
+// Software is the register of a node without hardware: a PCR-like hash chain
 // and a ratchet in a file. The file has two slots that are written in turn;
 // the older one is wiped as soon as the newer is durable, so that a crash
 // loses nothing and an old ratchet key does not stay.
-type software struct {
+type Software struct {
 	f    *os.File
 	boot string
 	slot slot
@@ -50,9 +51,9 @@ const (
 	slotSize  = 512 // a disk sector, which is written whole or not at all
 )
 
-// openSoftware opens the register; it makes one only for a log that is fresh.
-// Its error wraps errLost when the register of a log is gone or damaged.
-func openSoftware(dir string, fresh bool) (*software, error) {
+// OpenSoftware opens the register; it makes one only for a log that is fresh.
+// Its error wraps ErrLost when the register of a log is gone or damaged.
+func OpenSoftware(dir string, fresh bool) (*Software, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("read the boot id: %w", err)
@@ -60,7 +61,7 @@ func openSoftware(dir string, fresh bool) (*software, error) {
 	path := filepath.Join(dir, registerFile)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if !fresh {
-			return nil, fmt.Errorf("%w: %s does not exist", errLost, path)
+			return nil, fmt.Errorf("%w: %s does not exist", ErrLost, path)
 		}
 		if err := createSoftware(dir); err != nil {
 			return nil, err
@@ -68,9 +69,9 @@ func openSoftware(dir string, fresh bool) (*software, error) {
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0) //nolint:gosec // the path is made of the state directory and a constant.
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errLost, err)
+		return nil, fmt.Errorf("%w: %w", ErrLost, err)
 	}
-	s := &software{f: f, boot: strings.TrimSpace(string(boot))}
+	s := &Software{f: f, boot: strings.TrimSpace(string(boot))}
 	if err := s.load(); err != nil {
 		_ = f.Close()
 		return nil, err
@@ -85,10 +86,10 @@ func createSoftware(dir string) error {
 	_, _ = rand.Read(s.ratchet.Key[:]) // crypto/rand.Read never fails (Go 1.24)
 	key := hex.EncodeToString(s.ratchet.Key[:]) + "\n"
 	if err := atomicfile.Write(filepath.Join(dir, witnessFile), []byte(key), 0o600); err != nil {
-		return storageFault("write the witness key", err)
+		return disk.Fault("write the witness key", err)
 	}
 	if err := atomicfile.Write(filepath.Join(dir, registerFile), append(s.encode(), make([]byte, slotSize)...), 0o600); err != nil {
-		return storageFault("write the register", err)
+		return disk.Fault("write the register", err)
 	}
 	return nil
 }
@@ -112,7 +113,7 @@ const slotLength = len(slotMagic) + 8 + 8 + 32 + 48 + 32 + 32 + 32
 
 // decodeSlot reads a sector; ok is false for one that was wiped or torn.
 func decodeSlot(b []byte) (s slot, ok bool) {
-	if len(b) != slotSize || !zero(b[slotLength:]) || !bytes.HasPrefix(b, []byte(slotMagic)) {
+	if len(b) != slotSize || !bytes.Equal(b[slotLength:], make([]byte, slotSize-slotLength)) || !bytes.HasPrefix(b, []byte(slotMagic)) {
 		return slot{}, false
 	}
 	body := b[:slotLength-sha256.Size]
@@ -129,10 +130,10 @@ func decodeSlot(b []byte) (s slot, ok bool) {
 }
 
 // load takes the newest slot and wipes the other.
-func (s *software) load() error {
+func (s *Software) load() error {
 	b := make([]byte, 2*slotSize)
 	if n, err := s.f.ReadAt(b, 0); err != nil && n < len(b) {
-		return fmt.Errorf("%w: %s is cut short", errLost, s.f.Name())
+		return fmt.Errorf("%w: %s is cut short", ErrLost, s.f.Name())
 	}
 	found := false
 	for i := range 2 {
@@ -141,23 +142,25 @@ func (s *software) load() error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("%w: %s is damaged", errLost, s.f.Name())
+		return fmt.Errorf("%w: %s is damaged", ErrLost, s.f.Name())
 	}
 	return s.wipe(s.slot.generation + 1)
 }
 
 // wipe zeroes the slot of a generation. It reaches the disk with the next
 // write at the latest.
-func (s *software) wipe(generation uint64) error {
+func (s *Software) wipe(generation uint64) error {
 	_, err := s.f.WriteAt(make([]byte, slotSize), int64(generation%2)*slotSize)
 	return err
 }
 
-func (s *software) state() (registerState, error) {
-	return registerState{boot: s.boot, value: s.slot.value, aggregate: s.slot.ratchet.Aggregate}, nil
+// State reads what the register holds now.
+func (s *Software) State() (State, error) {
+	return State{Boot: s.boot, Value: s.slot.value, Aggregate: s.slot.ratchet.Aggregate}, nil
 }
 
-func (s *software) extend(ds []record.Digests) error {
+// Extend adds digests, in order, all in one write.
+func (s *Software) Extend(ds []record.Digests) error {
 	next := s.slot
 	next.generation++
 	for _, d := range ds {
@@ -166,23 +169,26 @@ func (s *software) extend(ds []record.Digests) error {
 		next.ratchet = next.ratchet.Step(d)
 	}
 	if _, err := s.f.WriteAt(next.encode(), int64(next.generation%2)*slotSize); err != nil {
-		return storageFault("write the register", err)
+		return disk.Fault("write the register", err)
 	}
 	if err := unix.Fdatasync(int(s.f.Fd())); err != nil {
-		return storageFault("write the register", err)
+		return disk.Fault("write the register", err)
 	}
 	s.slot = next
 	return s.wipe(next.generation + 1)
 }
 
-func (s *software) quote([]byte) (*bundle.Quote, error) { return nil, nil }
+// Quote gives nothing: software has no word of its own.
+func (s *Software) Quote([]byte) (*bundle.Quote, error) { return nil, nil }
 
-func (s *software) enrol(*bundle.Enrolment, bool) error { return nil }
+// Enrol adds nothing: software has no keys of its own.
+func (s *Software) Enrol(*bundle.Enrolment, bool) error { return nil }
 
-func (s *software) Close() error { return s.f.Close() }
+// Close closes the file.
+func (s *Software) Close() error { return s.f.Close() }
 
-// takeWitnessKey gives the first key of the ratchet and erases it.
-func takeWitnessKey(dir string) ([]byte, error) {
+// TakeWitnessKey gives the first key of the ratchet and erases it.
+func TakeWitnessKey(dir string) ([]byte, error) {
 	path := filepath.Join(dir, witnessFile)
 	b, err := os.ReadFile(path) //nolint:gosec // the path is made of the state directory and a constant.
 	if errors.Is(err, fs.ErrNotExist) {
@@ -197,7 +203,7 @@ func takeWitnessKey(dir string) ([]byte, error) {
 		return nil, fault.New(fault.Corrupt, "the witness key %s is damaged", path)
 	}
 	if err := erase(path, len(b)); err != nil {
-		return nil, storageFault("erase the witness key", err)
+		return nil, disk.Fault("erase the witness key", err)
 	}
 	return key, atomicfile.SyncDir(dir)
 }
