@@ -40,8 +40,9 @@ type Record struct {
 type Journal struct {
 	path string
 
-	mu    sync.Mutex // guards file and lines
+	mu    sync.Mutex // guards what follows
 	file  *os.File
+	size  int64 // bytes of whole lines in file
 	lines int
 }
 
@@ -81,9 +82,11 @@ func (j *Journal) Write(state State, e *Endpoint) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if _, err := j.file.Write(append(b, '\n')); err != nil {
-		return fmt.Errorf("journal of endpoints: %w", err)
+	n, err := j.file.WriteAt(append(b, '\n'), j.size)
+	if err != nil { // half a line would be damage to whoever opens the file after the next whole one
+		return fmt.Errorf("journal of endpoints: %w", errors.Join(err, j.file.Truncate(j.size)))
 	}
+	j.size += int64(n)
 	j.lines++
 	return nil
 }
@@ -110,14 +113,14 @@ func (j *Journal) Rewrite(endpoints []*Endpoint) error {
 	if err := atomicfile.Write(j.path, all, 0o600); err != nil {
 		return fmt.Errorf("journal of endpoints: %w", err)
 	}
-	f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND, 0)
+	f, err := os.OpenFile(j.path, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("journal of endpoints: %w", err)
 	}
 	if j.file != nil {
 		_ = j.file.Close()
 	}
-	j.file, j.lines = f, len(endpoints)
+	j.file, j.size, j.lines = f, int64(len(all)), len(endpoints)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
@@ -133,5 +135,41 @@ func TestRegister(t *testing.T) {
 	r.Remove(next)
 	if r.Last(a.Address) != next {
 		t.Error("c had the address last")
+	}
+}
+
+// TestAFullDiskLeavesNoHalfLine writes until the file system is full, makes
+// room, and writes on.
+func TestAFullDiskLeavesNoHalfLine(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, 16<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "journal")
+	j, _ := openJournal(t, path)
+	if err := j.Rewrite(nil); err != nil {
+		t.Fatal(err)
+	}
+	e := made("web", "10.0.0.2")
+	var err error
+	for err == nil {
+		err = j.Write(Making, e)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("full disk: %v", err)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Write(Ready, e); err != nil {
+		t.Fatal(err)
+	}
+	if _, found := openJournal(t, path); found[e.Key()].State != Ready {
+		t.Errorf("found %v", found)
 	}
 }
