@@ -54,6 +54,9 @@ type process struct {
 
 // New gives a keeper without containers that logs to l.
 func New(l *log.Logger) (*Keeper, error) {
+	if err := heedSignals(); err != nil {
+		return nil, err
+	}
 	pidns, err := unix.Open("/proc/self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the pid namespace: %w", err)
