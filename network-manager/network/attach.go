@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"regexp"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -212,15 +211,11 @@ func (m *Manager) detach(ctx context.Context, k endpoint.Key) error {
 	}
 	m.mu.Lock()
 	n := m.networks[e.Network]
-	left := m.endpoints.Len()
 	m.mu.Unlock()
 	if n != nil {
 		errs = append(errs, n.pool.Release(e.Address))
 	}
 	errs = append(errs, m.journal.Write(endpoint.Gone, e))
-	if m.journal.Crowded(left) {
-		errs = append(errs, m.compact())
-	}
 	m.publish("endpoint.detached", e, fmt.Sprintf("%s left network %s", e.Name, e.Network), map[string]string{"network": e.Network, "address": e.Address.String()})
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("detach %s from network %s: %w", e.Name, e.Network, err)
@@ -286,12 +281,4 @@ func openNamespace(path string) (*os.File, error) {
 		return nil, fault.New(fault.NotFound, "network namespace %s: %w", path, err)
 	}
 	return f, nil
-}
-
-// compact rewrites the journal without what is gone. Endpoints that are being
-// made are left out; their next record is the one that counts.
-func (m *Manager) compact() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.journal.Rewrite(slices.Collect(m.endpoints.All()))
 }

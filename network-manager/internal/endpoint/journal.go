@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 
 	"tero.internal/common/atomicfile"
@@ -44,7 +46,13 @@ type Journal struct {
 	file  *os.File
 	size  int64 // bytes of whole lines in file
 	lines int
+	// last is the line that counts for each endpoint that is not gone.
+	last map[Key][]byte
 }
+
+// crowded is how many lines more than four for each endpoint the file may have
+// before it is written anew.
+const crowded = 4096
 
 // OpenJournal reads the endpoints that are not gone. Write wants Rewrite first. A last line that is cut
 // off is left out: its endpoint was not acknowledged.
@@ -76,40 +84,48 @@ func OpenJournal(path string) (*Journal, map[Key]Record, error) {
 
 // Write adds a record.
 func (j *Journal) Write(state State, e *Endpoint) error {
-	b, err := json.Marshal(Record{State: state, Endpoint: e})
+	line, err := json.Marshal(Record{State: state, Endpoint: e})
 	if err != nil {
 		return fmt.Errorf("journal of endpoints: %w", err)
 	}
+	line = append(line, '\n')
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	n, err := j.file.WriteAt(append(b, '\n'), j.size)
+	n, err := j.file.WriteAt(line, j.size)
 	if err != nil { // half a line would be damage to whoever opens the file after the next whole one
 		return fmt.Errorf("journal of endpoints: %w", errors.Join(err, j.file.Truncate(j.size)))
 	}
 	j.size += int64(n)
 	j.lines++
+	if state == Gone {
+		delete(j.last, e.Key())
+	} else {
+		j.last[e.Key()] = line
+	}
+	if j.lines > 4*len(j.last)+crowded {
+		_ = j.compact() // what is in the file counts until it works
+	}
 	return nil
-}
-
-// Crowded tells whether most of the file is about what is gone.
-func (j *Journal) Crowded(endpoints int) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.lines > 4*endpoints+4096
 }
 
 // Rewrite replaces the file by these endpoints, which are ready.
 func (j *Journal) Rewrite(endpoints []*Endpoint) error {
-	var all []byte
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.last = map[Key][]byte{}
 	for _, e := range endpoints {
-		b, err := json.Marshal(Record{State: Ready, Endpoint: e})
+		line, err := json.Marshal(Record{State: Ready, Endpoint: e})
 		if err != nil {
 			return fmt.Errorf("journal of endpoints: %w", err)
 		}
-		all = append(append(all, b...), '\n')
+		j.last[e.Key()] = append(line, '\n')
 	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	return j.compact()
+}
+
+// compact replaces the file by the lines that count. The caller holds mu.
+func (j *Journal) compact() error {
+	all := slices.Concat(slices.Collect(maps.Values(j.last))...)
 	if err := atomicfile.Write(j.path, all, 0o600); err != nil {
 		return fmt.Errorf("journal of endpoints: %w", err)
 	}
@@ -120,7 +136,7 @@ func (j *Journal) Rewrite(endpoints []*Endpoint) error {
 	if j.file != nil {
 		_ = j.file.Close()
 	}
-	j.file, j.size, j.lines = f, int64(len(all)), len(endpoints)
+	j.file, j.size, j.lines = f, int64(len(all)), len(j.last)
 	return nil
 }
 
