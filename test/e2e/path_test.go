@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"tero.internal/test/testnode"
 )
@@ -161,4 +162,92 @@ func TestStreams(t *testing.T) {
 		t.Errorf("stop: %s", r.Stdout)
 	}
 	refused(t, n.Tero(t.Context(), "exec", "web", "/web", "-check"), 125, "has exited", "tero logs web")
+}
+
+// TestInput gives containers and further processes a standard input that ends,
+// and a terminal.
+func TestInput(t *testing.T) {
+	n := started(t, "input")
+	cat := filepath.Join(n.WorkDir(), "cat")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", cat, "./testdata/cat")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	tero(t, n, 0, "image", "build", "-t", "cat:v1", "--layout", "images", cat)
+	tero(t, n, 0, "image", "sign", "--key", "test.key", "--layout", "images", "cat:v1")
+	tero(t, n, 0, "image", "import", "images")
+	check := func(r testnode.Result, wants ...string) {
+		t.Helper()
+		if r.Code != 0 {
+			t.Errorf("exit code %d: %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		for _, w := range wants {
+			if !strings.Contains(r.Stdout+r.Stderr, w) {
+				t.Errorf("output without %q:\n%s%s", w, r.Stdout, r.Stderr)
+			}
+		}
+	}
+	ctx := t.Context()
+	large := strings.Repeat("0123456789abcdef\n", 64<<10) // 1.1 MB: more than any pipe holds
+	r := n.TeroInput(ctx, strings.NewReader(large), "run", "--rm", "-i", "cat:v1")
+	check(r, "no terminal", "end of input")
+	if want := large + "end of input\n"; r.Stdout != want {
+		t.Errorf("%d bytes came back, want %d", len(r.Stdout), len(want))
+	}
+	check(n.TeroInput(ctx, strings.NewReader("unseen"), "run", "--rm", "cat:v1"), "end of input")
+
+	tero(t, n, 0, "run", "-d", "-i", "--name", "cat", "cat:v1")
+	r = n.TeroInput(ctx, strings.NewReader(large), "exec", "-i", "cat", "/cat")
+	check(r, "end of input")
+	if want := large + "end of input\n"; r.Stdout != want {
+		t.Errorf("by exec %d bytes came back, want %d", len(r.Stdout), len(want))
+	}
+	bin, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{"run --rm -it cat:v1", "exec -it cat /cat"} {
+		out, err := typing(t, n, filepath.Join(bin, "tero")+" "+args, "columns", "typed\n\x04")
+		if err != nil || !strings.Contains(out, "terminal of 33 rows and 99 columns") || !strings.Contains(out, "typed\r\n") || !strings.Contains(out, "end of input") {
+			t.Errorf("tero %s on a terminal: %v\n%s", args, err, out)
+		}
+	}
+}
+
+// typing runs a command on a terminal of 33 rows and 99 columns, types text when
+// the command has said ready, and gives all that was on the screen.
+func typing(t *testing.T, n *testnode.Node, command, ready, text string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	script := exec.CommandContext(ctx, "script", "-qec", "stty rows 33 cols 99; "+command, "/dev/null")
+	script.Env = append(os.Environ(), "TERO_SOCKET="+n.Socket(), "TERM=xterm")
+	stdin, err := script.StdinPipe()
+	if err != nil {
+		return "", err
+	}
+	stdout, err := script.StdoutPipe()
+	if err != nil {
+		return "", err
+	}
+	if err := script.Start(); err != nil {
+		return "", err
+	}
+	var screen strings.Builder
+	buf := make([]byte, 4096)
+	for typed := false; ; {
+		k, err := stdout.Read(buf)
+		screen.Write(buf[:k])
+		if !typed && strings.Contains(screen.String(), ready) {
+			typed = true
+			if _, err := stdin.Write([]byte(text)); err != nil {
+				return screen.String(), err
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	return screen.String(), script.Wait()
 }

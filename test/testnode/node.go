@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -194,11 +195,16 @@ type Result struct {
 
 // Tero runs a command of the CLI against the node, in WorkDir.
 func (n *Node) Tero(ctx context.Context, args ...string) Result {
+	return n.TeroInput(ctx, nil, args...)
+}
+
+// TeroInput is Tero with a standard input.
+func (n *Node) TeroInput(ctx context.Context, stdin io.Reader, args ...string) Result {
 	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(n.bin, "tero"), args...)
 	cmd.Dir = n.WorkDir()
 	cmd.Env = append(os.Environ(), "TERO_SOCKET="+n.Socket(), "NO_COLOR=1")
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &errs
 	began := time.Now()
 	err := cmd.Run()
 	if cmd.ProcessState == nil {
