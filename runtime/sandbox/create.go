@@ -66,7 +66,7 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 	}
 	done.Push("claim ids", func(context.Context) error { n.ids.Release(slot); return nil })
 	r := &record{Slot: slot, Cgroup: *n.tree.Plan(string(id))}
-	if err := n.makeFolder(id, r, &done); err != nil {
+	if err := n.makeFolders(id, r, &done); err != nil {
 		return "", err
 	}
 	if err := n.tree.Create(ctx, &r.Cgroup, config.Linux.Resources); err != nil {
@@ -87,7 +87,7 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 		return "", err
 	}
 	c, err := n.filters.Container(setup.Options{
-		Config: config, Tasks: group.Tasks, Root: root, UserNS: userNS, Etc: filepath.Join(n.folder(id), etcFolder),
+		Config: config, Tasks: group.Tasks, Root: root, UserNS: userNS, Etc: n.running(id),
 	})
 	if err != nil {
 		_ = root.Close()
@@ -99,7 +99,7 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 	var side sync.WaitGroup
 	var sideErr error
 	side.Go(func() {
-		sideErr = writeJSON(filepath.Join(n.folder(id), configFile), description{config, image, image.Layers})
+		sideErr = explainDisk(writeJSON(filepath.Join(n.folder(id), configFile), description{config, image, image.Layers}))
 	})
 	reply, err := n.create(ctx, id, config, c, group, slot)
 	side.Wait()
@@ -112,7 +112,7 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 		return "", n.explain(err, c.Steps(), nil, config)
 	}
 	n.mu.Lock()
-	n.made[id] = &made{steps: c.Steps(), root: root, argv: config.Process.Args, path: setup.Candidates(config.Process.Args[0], config.Process.Env)}
+	n.made[id] = &made{config: config, steps: c.Steps(), root: root, argv: config.Process.Args, path: setup.Candidates(config.Process.Args[0], config.Process.Env)}
 	keeper := n.keeper.PID
 	n.mu.Unlock()
 	return fmt.Sprintf("/proc/%d/fd/%d", keeper, reply.Number), nil
@@ -146,33 +146,40 @@ func check(id workload.ID, config *specs.Spec, image workload.Image) error {
 	return nil
 }
 
-// makeFolder makes the container's folder with the record of what will be made.
-func (n *Native) makeFolder(id workload.ID, r *record, done *undo.Stack) error {
-	dir := n.folder(id)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return fault.New(fault.Exists, "container %s exists", id.Short())
-		}
-		return explainDisk(err)
-	}
-	done.Push("make folder", func(context.Context) error { return os.RemoveAll(dir) })
-	if err := writeJSON(filepath.Join(dir, recordFile), r); err != nil {
-		return explainDisk(err)
-	}
-	etc := filepath.Join(dir, etcFolder)
-	if err := os.Mkdir(etc, 0o700); err != nil {
-		return explainDisk(err)
-	}
-	for _, name := range rootfs.EtcFiles() {
-		path := filepath.Join(etc, filepath.Base(name))
-		if err := writeNew(path, nil); err != nil {
+// makeFolders makes the container's folders, and first of all the record of what
+// will be made.
+func (n *Native) makeFolders(id workload.ID, r *record, done *undo.Stack) error {
+	for _, dir := range []string{n.running(id), n.folder(id)} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			if errors.Is(err, fs.ErrExist) {
+				return fault.New(fault.Exists, "container %s exists", id.Short())
+			}
 			return explainDisk(err)
 		}
-		if err := os.Chmod(path, 0o644); err != nil { //nolint:gosec // any user of the container may read it
+		done.Push("make folder", func(context.Context) error { return os.RemoveAll(dir) })
+		if dir == n.folder(id) {
+			break
+		}
+		if err := writeJSON(filepath.Join(dir, recordFile), r); err != nil {
+			return explainDisk(err)
+		}
+	}
+	for _, name := range rootfs.EtcFiles() {
+		if err := makeEtc(filepath.Join(n.running(id), filepath.Base(name)), int(r.Slot.HostID())); err != nil {
 			return explainDisk(err)
 		}
 	}
 	return nil
+}
+
+// makeEtc makes a file that the container's root owns and anybody in it may
+// read. It is not seen through an id map: tmpfs lacks them before Linux 6.3.
+func makeEtc(path string, owner int) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644) //nolint:gosec // as said above
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o644), f.Chown(owner, owner), f.Close())
 }
 
 // userNamespace gives a user namespace with the ids of a slot, for mounts.

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"tero.internal/common/workload"
 	"tero.internal/runtime/internal/keeperclient"
 	"tero.internal/runtime/internal/protocol"
+	"tero.internal/runtime/internal/rootfs"
 )
 
 // Destroy kills what is left of the container and removes everything. It may be
@@ -22,10 +25,9 @@ func (n *Native) Destroy(ctx context.Context, id workload.ID) error {
 	if err != nil {
 		return err
 	}
-	if r != nil {
-		if err := r.Cgroup.Kill(); err != nil {
-			return fmt.Errorf("kill container %s: %w", id.Short(), err)
-		}
+	group := n.group(id, r)
+	if err := group.Kill(); err != nil {
+		return fmt.Errorf("kill container %s: %w", id.Short(), err)
 	}
 	if err := n.forget(ctx, id); err != nil {
 		return fmt.Errorf("end container %s: %w", id.Short(), err)
@@ -36,13 +38,11 @@ func (n *Native) Destroy(ctx context.Context, id workload.ID) error {
 		delete(n.made, id)
 	}
 	n.mu.Unlock()
-	if r != nil {
-		if err := r.Cgroup.Remove(ctx); err != nil {
-			return err
-		}
-	}
-	if err := n.removeFolder(id); err != nil {
+	if err := group.Remove(ctx); err != nil {
 		return err
+	}
+	if err := n.removeFolders(id); err != nil {
+		return fmt.Errorf("remove the folders of container %s: %w", id.Short(), err)
 	}
 	if r != nil {
 		n.ids.Release(r.Slot)
@@ -73,26 +73,15 @@ func (n *Native) forget(ctx context.Context, id workload.ID) error {
 	}
 }
 
-// removeFolder removes the container's folder, the record last.
-func (n *Native) removeFolder(id workload.ID) error {
-	dir := n.folder(id)
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+// removeFolders removes the container's folders, the record last.
+func (n *Native) removeFolders(id workload.ID) error {
+	if err := os.RemoveAll(n.folder(id)); err != nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("remove the folder of container %s: %w", id.Short(), err)
-	}
-	for _, e := range entries {
-		if e.Name() == recordFile {
-			continue
-		}
-		if err := os.RemoveAll(dir + "/" + e.Name()); err != nil {
-			return fmt.Errorf("remove the folder of container %s: %w", id.Short(), err)
+	for _, name := range rootfs.EtcFiles() {
+		if err := os.Remove(filepath.Join(n.running(id), filepath.Base(name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove the folder of container %s: %w", id.Short(), err)
-	}
-	return nil
+	return os.RemoveAll(n.running(id))
 }

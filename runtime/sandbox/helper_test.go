@@ -5,12 +5,28 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"tero.internal/runtime/sandbox/sandboxtest"
 )
 
 // cleanup is the context of clean-up, when a test's own has ended.
 func cleanup() context.Context { return context.Background() }
+
+// tmpfs mounts a file system in memory until the test ends.
+func tmpfs(tb testing.TB, size string) string {
+	tb.Helper()
+	dir := tb.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			tb.Error(err)
+		}
+	})
+	return dir
+}
 
 // mustConfigure gives the configuration of a container that does nothing.
 func mustConfigure(tb testing.TB, n *node, s *sandboxtest.Suite) *specs.Spec {

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
@@ -50,10 +51,11 @@ type Native struct {
 
 // made is what Start needs of a Create in the same process.
 type made struct {
-	steps []string
-	root  *os.File
-	argv  []string
-	path  []string
+	config *specs.Spec
+	steps  []string
+	root   *os.File
+	argv   []string
+	path   []string
 }
 
 // OpenNative takes up the sandboxes of StateDir. It connects to the keeper of
@@ -65,7 +67,7 @@ func OpenNative(ctx context.Context, c Config) (*Native, error) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &n.maxFiles); err != nil {
 		return nil, os.NewSyscallError("getrlimit", err)
 	}
-	for _, dir := range []string{filepath.Join(n.StateDir, "containers"), n.RunDir} {
+	for _, dir := range []string{filepath.Join(n.StateDir, containersDir), filepath.Join(n.RunDir, containersDir)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fault.New(fault.Unavailable, "cannot make the state directory: %w", err).
 				WithHint("choose a writable one")
@@ -160,11 +162,14 @@ func (n *Native) endOrphans(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if exit != nil || r == nil {
+		if exit != nil {
 			continue
 		}
-		if err := r.Cgroup.Kill(); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		if err := n.group(id, r).Kill(); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			return err
+		}
+		if _, err := os.Stat(n.folder(id)); errors.Is(err, fs.ErrNotExist) { // left at the first step of Create or the last of Destroy
+			continue
 		}
 		lost := Exit{Code: 128 + int(unix.SIGKILL), Signal: unix.SIGKILL, Lost: true, At: time.Now().UTC()}
 		if err := n.writeExit(id, lost); err != nil {
@@ -314,7 +319,7 @@ func (n *Native) Shutdown(ctx context.Context) error {
 			return fmt.Errorf("end the keeper: %w", err)
 		}
 	}
-	for _, name := range []string{keeperclient.SocketFile, keeperclient.LockFile} {
+	for _, name := range []string{keeperclient.SocketFile, keeperclient.LockFile, containersDir} {
 		if err := os.Remove(filepath.Join(n.RunDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("end the keeper: %w", err)
 		}

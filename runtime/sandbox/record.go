@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -18,16 +19,20 @@ import (
 	"tero.internal/runtime/keeper"
 )
 
+// containersDir has the folders of all containers, in StateDir and in RunDir.
+const containersDir = "containers"
+
 // The files of a container's folder, beside keeper.LogFile and keeper.ExitFile.
 const (
-	recordFile = "record.json"
 	configFile = "config.json"
-	etcFolder  = "etc"
 	layerDir   = "layer"
 	pointsDir  = "points"
 )
 
-// record is what Destroy needs, written before anything is made.
+// recordFile is in a container's running folder, beside the rootfs.EtcFiles.
+const recordFile = "record.json"
+
+// record is what Destroy needs, written before anything else is made.
 type record struct {
 	Slot   idmap.Slot   `json:"slot"`
 	Cgroup cgroup.Group `json:"cgroup"`
@@ -40,8 +45,18 @@ type description struct {
 	Layers []string       `json:"layers"`
 }
 
+// folder is what of a container is on disk: its log, exit, layer and configuration.
 func (n *Native) folder(id workload.ID) string {
-	return filepath.Join(n.StateDir, "containers", string(id))
+	return filepath.Join(n.StateDir, containersDir, string(id))
+}
+
+// running is the folder of what means nothing after the machine has gone down:
+// the record, and the files that are mounted into the container. It is there
+// from the first step of Create to the last of Destroy, unless the machine went
+// down. On tmpfs these small files cost next to nothing; ext4 searches for an
+// inode that was not deleted of late, the longer the more containers end.
+func (n *Native) running(id workload.ID) string {
+	return filepath.Join(n.RunDir, containersDir, string(id))
 }
 
 // writeNew writes a file that must not exist yet. It survives the death of this
@@ -75,10 +90,10 @@ func readJSON(path string, v any) error {
 }
 
 // loadRecord gives a container's record; nil when there is none, as after a
-// Create that ended before its first step.
+// Create that ended before its first step, or when the machine was started anew.
 func (n *Native) loadRecord(id workload.ID) (*record, error) {
 	var r record
-	err := readJSON(filepath.Join(n.folder(id), recordFile), &r)
+	err := readJSON(filepath.Join(n.running(id), recordFile), &r)
 	var syntax *json.SyntaxError
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.As(err, &syntax): // ended before, or in, its first write
@@ -87,6 +102,15 @@ func (n *Native) loadRecord(id workload.ID) (*record, error) {
 		return nil, err
 	}
 	return &r, nil
+}
+
+// group gives the cgroup of a container; of one without a record the one that
+// Create makes now, which is gone too unless somebody removed the record.
+func (n *Native) group(id workload.ID, r *record) *cgroup.Group {
+	if r != nil {
+		return &r.Cgroup
+	}
+	return n.tree.Plan(string(id))
 }
 
 // loadExit gives a container's exit record; nil when there is none, or when the
@@ -114,17 +138,20 @@ func (n *Native) writeExit(id workload.ID, x Exit) error {
 
 // containers gives the ids of all folders.
 func (n *Native) containers() ([]workload.ID, error) {
-	entries, err := os.ReadDir(filepath.Join(n.StateDir, "containers"))
-	if err != nil {
-		return nil, fmt.Errorf("list containers: %w", err)
-	}
 	var ids []workload.ID
-	for _, e := range entries {
-		if id := workload.ID(e.Name()); id.Validate() == nil && e.IsDir() {
-			ids = append(ids, id)
+	for _, dir := range []string{n.StateDir, n.RunDir} {
+		entries, err := os.ReadDir(filepath.Join(dir, containersDir))
+		if err != nil {
+			return nil, fmt.Errorf("list containers: %w", err)
+		}
+		for _, e := range entries {
+			if id := workload.ID(e.Name()); id.Validate() == nil && e.IsDir() {
+				ids = append(ids, id)
+			}
 		}
 	}
-	return ids, nil
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
 }
 
 // memfile gives a memory file with data.

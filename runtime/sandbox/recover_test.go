@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -224,6 +226,57 @@ func TestKeeperKilled(t *testing.T) {
 	}
 }
 
+// TestMachineRestarted leaves only what is on disk of a container, as when the
+// machine is started anew, and an exit record whose content went down with it.
+// The running container, which a machine would have ended, must not go on.
+func TestMachineRestarted(t *testing.T) {
+	n := newNode(t)
+	running, keeper, netns := launchWithKeeper(t, n)
+	exited := n.suite().Launch(t, n.suite().Spec(t, "true"))
+	n.suite().End(t, exited)
+	process, err := unix.PidfdOpen(keeper, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(process) }()
+	if err := unix.Kill(keeper, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if ended, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, 5000); err != nil || ended != 1 {
+		t.Fatalf("the keeper goes on: %d, %v", ended, err)
+	}
+	if _, err := os.Stat(netns); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the network namespace is held without a keeper: %v", err)
+	}
+	if err := os.RemoveAll(n.config.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(n.config.RunDir, "containers"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(n.config.StateDir, "containers", string(exited), "exit.json"), 0); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = n.List(t.Context()) // may be what finds the keeper lost
+	list, err := n.List(t.Context())
+	if err != nil || len(list) != 2 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, s := range list {
+		if s.Phase != sandbox.Exited || !s.Exit.Lost || s.Exit.Code != 137 {
+			t.Errorf("%+v, %+v", s, s.Exit)
+		}
+	}
+	for _, id := range []workload.ID{running, exited} {
+		if err := n.Destroy(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	if state := kernelState(t, n); state != "cgroups 0, folders 0, mounts 0" {
+		t.Error(state)
+	}
+}
+
 func TestShutdownRefusesContainers(t *testing.T) {
 	n := newNode(t)
 	n.suite().Launch(t, n.suite().Spec(t, "hold"))
@@ -293,7 +346,7 @@ func kernelState(t *testing.T, n *node) string {
 			}
 		}
 	}
-	folders, _ := os.ReadDir(filepath.Join(n.config.StateDir, "containers"))
+	folders, _ := filepath.Glob(filepath.Join(filepath.Dir(n.config.StateDir), "*", "containers", "*"))
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)

@@ -12,8 +12,9 @@
 //	                                        output -> log file
 //	Wait                         <-exit---  reap -> exit file
 //
-// A sandbox on disk is the folder StateDir/containers/ID, from Create until
-// Destroy; what is in it is enough to remove the sandbox without the keeper.
+// A sandbox is the folders RunDir/containers/ID and StateDir/containers/ID, from
+// Create until Destroy. What is in the first, which is made first and removed
+// last, is enough to remove the sandbox without the keeper.
 package sandbox
 
 import (
@@ -30,7 +31,8 @@ import (
 type Config struct {
 	// StateDir is on disk: container folders with logs, writable layers and exit records.
 	StateDir string
-	// RunDir holds the keeper's socket; it may be on tmpfs.
+	// RunDir holds the keeper's socket and what of a container ends with the
+	// machine's run; on tmpfs containers start and go faster.
 	RunDir string
 	// InitPath is the tero-init binary.
 	InitPath string

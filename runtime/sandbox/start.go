@@ -21,26 +21,26 @@ import (
 // Start writes the container's network files and executes its process. It
 // returns when the process executes, or with what kept it from that.
 func (n *Native) Start(ctx context.Context, id workload.ID, endpoint *workload.Endpoint) error {
-	d, err := n.describe(id)
-	if err != nil {
-		return err
+	n.mu.Lock()
+	m := n.made[id]
+	n.mu.Unlock()
+	if m == nil { // made by a process before this one
+		d, err := n.describe(id)
+		if err != nil {
+			return err
+		}
+		m = &made{config: d.Config}
 	}
-	if err := n.writeEtc(id, d.Config.Hostname, endpoint); err != nil {
+	if err := n.writeEtc(id, m.config.Hostname, endpoint); err != nil {
 		return explainDisk(err)
 	}
 	n.mu.Lock()
-	m := n.made[id]
 	delete(n.made, id)
 	n.mu.Unlock()
-	var steps []string
-	var root *os.File
-	if m != nil {
-		steps, root = m.steps, m.root
-		defer func() { _ = root.Close() }()
-	}
+	defer func() { _ = m.root.Close() }()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
 	defer cancel()
-	_, _, err = n.call(ctx, &protocol.Request{Op: protocol.OpStart, ID: string(id)})
+	_, _, err := n.call(ctx, &protocol.Request{Op: protocol.OpStart, ID: string(id)})
 	switch keeperclient.Code(err) {
 	case protocol.OK:
 	case protocol.Unknown:
@@ -48,7 +48,7 @@ func (n *Native) Start(ctx context.Context, id workload.ID, endpoint *workload.E
 	case protocol.WrongPhase:
 		return fault.New(fault.Conflict, "container %s was started before", id.Short())
 	}
-	return n.explain(err, steps, root, d.Config)
+	return n.explain(err, m.steps, m.root, m.config)
 }
 
 func (n *Native) describe(id workload.ID) (*description, error) {
@@ -79,7 +79,7 @@ func (n *Native) writeEtc(id workload.ID, hostname string, e *workload.Endpoint)
 		}
 	}
 	for name, content := range map[string]string{"hosts": hosts.String(), "resolv.conf": resolv.String(), "hostname": hostname + "\n"} {
-		f, err := os.OpenFile(filepath.Join(n.folder(id), etcFolder, name), os.O_WRONLY|os.O_TRUNC, 0) //nolint:gosec // a folder of ours
+		f, err := os.OpenFile(filepath.Join(n.running(id), name), os.O_WRONLY|os.O_TRUNC, 0) //nolint:gosec // a folder of ours
 		if err != nil {
 			return err
 		}

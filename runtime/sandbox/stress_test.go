@@ -62,15 +62,7 @@ func TestParallel(t *testing.T) {
 // TestFullDisk floods the log of a container on a disk that is too small, then
 // makes room: the container waits meanwhile, and nothing is lost.
 func TestFullDisk(t *testing.T) {
-	disk := t.TempDir()
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	disk := tmpfs(t, "1m")
 	n := openNode(t, sandbox.Config{
 		StateDir: filepath.Join(disk, "state"), RunDir: filepath.Join(t.TempDir(), "run"), InitPath: built.init,
 		CgroupParent: "tero-test-" + workload.NewID().Short(), Log: slog.New(slog.DiscardHandler),

@@ -25,7 +25,7 @@ type Options struct {
 	Root *os.File
 	// UserNS is a user namespace with the container's id map.
 	UserNS *os.File
-	// Etc is the folder with the container's own rootfs.EtcFiles.
+	// Etc is the folder with the container's own rootfs.EtcFiles, owned by its root.
 	Etc string
 }
 
@@ -53,7 +53,7 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 		return nil, err
 	}
 	for _, name := range rootfs.EtcFiles() {
-		if err := c.bindFile(filepath.Join(o.Etc, filepath.Base(name)), name, o.UserNS); err != nil {
+		if err := c.bindFile(filepath.Join(o.Etc, filepath.Base(name)), name); err != nil {
 			return nil, err
 		}
 	}

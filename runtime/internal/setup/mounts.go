@@ -154,9 +154,9 @@ func (c *Setup) bind(m *specs.Mount, o options, userNS *os.File) error {
 }
 
 // bindFile mounts one of the container's own files.
-func (c *Setup) bindFile(path, destination string, userNS *os.File) error {
+func (c *Setup) bindFile(path, destination string) error {
 	const attributes = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
-	fd, err := rootfs.Clone(path, userNS, attributes)
+	fd, err := rootfs.Clone(path, nil, attributes)
 	if err != nil {
 		return err
 	}
