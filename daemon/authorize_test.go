@@ -90,6 +90,8 @@ func TestGuardAsksByTheNameThatPoliciesKnow(t *testing.T) {
 		"attach by id":      {runtimev1.RuntimeService_Attach_FullMethodName, start, asked{"attach", "Container", "web"}},
 		"foreground launch": {runtimev1.RuntimeService_Attach_FullMethodName, launch, asked{"run", "Node", "n1"}},
 		"short image name":  {runtimev1.ImageService_RemoveImage_FullMethodName, &runtimev1.RemoveImageRequest{Reference: "web"}, asked{"imageRemove", "Image", "localhost/web:latest"}},
+		"enrolment":         {attestationv1.AttestationService_GetEnrolment_FullMethodName, &attestationv1.GetEnrolmentRequest{}, asked{"attest", "Node", "n1"}},
+		"witness key":       {attestationv1.AttestationService_GetEnrolment_FullMethodName, &attestationv1.GetEnrolmentRequest{TakeWitnessKey: true}, asked{"nodeWrite", "Node", "n1"}},
 		"plugin":            {pluginv1.PluginService_RemovePlugin_FullMethodName, &pluginv1.RemovePluginRequest{Name: "nolatest"}, asked{"pluginRemove", "Plugin", "nolatest"}},
 	}
 	for name, tt := range tests {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -63,8 +64,9 @@ type node struct {
 	state      *state.Store
 	supervisor *supervise.Supervisor
 
-	// ended is closed when somebody asked the node to end and all is removed.
-	ended chan struct{}
+	// ended is closed, by end, when somebody asked the node to end and all is removed.
+	ended   chan struct{}
+	endOnce sync.Once
 	// ending is set from then on: no request is taken any more.
 	ending atomic.Bool
 }
@@ -160,11 +162,11 @@ func (n *node) recordPolicy(ctx context.Context, open *undo.Stack) error {
 	go func() {
 		defer close(done)
 		for {
-			e, _, err := changes.Next(watch)
+			e, missed, err := changes.Next(watch)
 			if err != nil {
 				return
 			}
-			if e.Type == "policy.changed" {
+			if e.Type == "policy.changed" || missed > 0 { // what was missed may have been such a change
 				record(watch)
 			}
 		}
@@ -271,7 +273,7 @@ func (n *node) end(ctx context.Context) ([]string, error) {
 		n.ending.Store(false)
 		return names, err
 	}
-	close(n.ended)
+	n.endOnce.Do(func() { close(n.ended) })
 	return names, nil
 }
 

@@ -79,7 +79,9 @@ func (r *Runtime) Attach(stream grpc.BidiStreamingServer[runtimev1.AttachRequest
 		return err
 	}
 	defer release()
-	r.feed(ctx, c, stream)
+	f := &feeder{runtime: r, container: c.ID}
+	defer f.close()
+	go f.feed(stream)
 	if err := r.follow(ctx, c.ID, opts, func(l *runtimev1.LogsResponse) error {
 		return stream.Send(&runtimev1.AttachResponse{Response: &runtimev1.AttachResponse_Output{Output: l.GetOutput()}})
 	}); err != nil {
@@ -123,50 +125,78 @@ func (r *Runtime) attachTo(
 	return state.Container{}, opts, nil, fault.New(fault.Invalid, "the first message of an attachment names no container and no launch")
 }
 
-// feed passes the caller's input on until the stream ends, which it does when
-// the handler returns; nobody needs to wait for it.
-func (r *Runtime) feed(ctx context.Context, c state.Container, stream grpc.BidiStreamingServer[runtimev1.AttachRequest, runtimev1.AttachResponse]) {
-	go func() {
-		var input *os.File
-		defer func() {
-			if input != nil {
-				_ = input.Close()
-			}
-		}()
-		for {
-			m, err := stream.Recv()
-			if err != nil {
-				return
-			}
-			switch req := m.GetRequest().(type) {
-			case *runtimev1.AttachRequest_Stdin:
-				if input == nil {
-					if input, err = r.sandboxes.Input(ctx, c.ID); err != nil {
-						return
-					}
-				}
-				if _, err := input.Write(req.Stdin); err != nil {
-					return // the container closed its input
-				}
-			case *runtimev1.AttachRequest_CloseStdin:
-				if input != nil { // the container sees the end when the last writer has gone
-					_ = input.Close()
-					input = nil
-				}
-				if err := r.sandboxes.CloseInput(ctx, c.ID); err != nil {
-					return
-				}
-			case *runtimev1.AttachRequest_Resize:
-				if err := r.sandboxes.Resize(ctx, c.ID, side(req.Resize.GetRows()), side(req.Resize.GetColumns())); err != nil {
-					return
-				}
-			case *runtimev1.AttachRequest_Signal:
-				if err := r.supervisor.Kill(ctx, string(c.ID), req.Signal); err != nil {
-					return
-				}
-			}
+// feeder passes the caller's input on to a container.
+type feeder struct {
+	runtime   *Runtime
+	container workload.ID
+
+	mu    sync.Mutex // guards what follows
+	input *os.File   // nil while not open
+	ended bool       // the handler returns
+}
+
+// feed passes input on until the stream ends, which it does when the handler
+// has returned; nobody can wait for it before.
+func (f *feeder) feed(stream grpc.BidiStreamingServer[runtimev1.AttachRequest, runtimev1.AttachResponse]) {
+	ctx := stream.Context()
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return
 		}
-	}()
+		switch req := m.GetRequest().(type) {
+		case *runtimev1.AttachRequest_Stdin:
+			err = f.write(ctx, req.Stdin)
+		case *runtimev1.AttachRequest_CloseStdin:
+			f.release() // the container sees the end when the last writer has gone
+			err = f.runtime.sandboxes.CloseInput(ctx, f.container)
+		case *runtimev1.AttachRequest_Resize:
+			err = f.runtime.sandboxes.Resize(ctx, f.container, side(req.Resize.GetRows()), side(req.Resize.GetColumns()))
+		case *runtimev1.AttachRequest_Signal:
+			err = f.runtime.supervisor.Kill(ctx, string(f.container), req.Signal)
+		}
+		if err != nil {
+			return // the container has closed its input, or has ended: the exit is on its way
+		}
+	}
+}
+
+// write writes to the container's input; close ends it when the container does
+// not read.
+func (f *feeder) write(ctx context.Context, b []byte) error {
+	f.mu.Lock()
+	if f.input == nil && !f.ended {
+		input, err := f.runtime.sandboxes.Input(ctx, f.container)
+		if err != nil {
+			f.mu.Unlock()
+			return err
+		}
+		f.input = input
+	}
+	input := f.input
+	f.mu.Unlock()
+	if input == nil {
+		return os.ErrClosed
+	}
+	_, err := input.Write(b)
+	return err
+}
+
+func (f *feeder) release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.input != nil {
+		_ = f.input.Close()
+		f.input = nil
+	}
+}
+
+// close ends the feeding, also a write that the container does not read.
+func (f *feeder) close() {
+	f.mu.Lock()
+	f.ended = true
+	f.mu.Unlock()
+	f.release()
 }
 
 // side is one side of a terminal, which the kernel keeps in 16 bits.
@@ -302,9 +332,12 @@ func (e *execution) pump(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, 
 	errs := make(chan error, len(e.outputs))
 	for name, file := range e.outputs {
 		group.Go(func() {
-			buf := make([]byte, 32<<10)
+			buf := make([]byte, pipeSize)
 			for {
 				n, err := file.Read(buf)
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					n = readNow(file, buf) // what the process wrote before it ended
+				}
 				if n > 0 {
 					sending.Lock()
 					serr := stream.Send(&runtimev1.ExecResponse{Response: &runtimev1.ExecResponse_Output{
@@ -327,6 +360,21 @@ func (e *execution) pump(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, 
 		close(errs)
 		return <-errs
 	}
+}
+
+// pipeSize is how much a pipe holds, and so the most that a process which has
+// ended can have left in it.
+const pipeSize = 64 << 10
+
+// readNow reads what is there, whatever the deadline.
+func readNow(file *os.File, buf []byte) int {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf) })
+	return max(n, 0)
 }
 
 // drainFor is how long output may still come after the process has exited,

@@ -66,7 +66,9 @@ func (s *Supervisor) recoverOne(ctx context.Context, r state.Container, found ma
 					return err
 				}
 			}
-			s.track(r.ID, r.Spec.AutoRemove)
+			c := &container{exited: make(chan struct{}), remove: r.Spec.AutoRemove}
+			s.adopt(r.ID, c)
+			s.track(r.ID, c)
 			s.Log.InfoContext(ctx, "container taken up", slog.String("container", string(r.ID)), slog.String("name", r.Spec.Name))
 			return nil
 		}

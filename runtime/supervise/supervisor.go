@@ -112,19 +112,23 @@ func (s *Supervisor) Run(ctx context.Context, caller workload.Principal, spec wo
 	if err := s.State.Add(record); err != nil {
 		return state.Container{}, release, err
 	}
+	c := &container{exited: make(chan struct{}), remove: spec.AutoRemove}
+	s.adopt(id, c) // before anybody can find it running
 	l, err := s.Launcher.Run(ctx, caller, id, spec)
 	if err != nil {
 		s.publishFailure(id, spec.Name, err)
-		return state.Container{}, release, errors.Join(launchFault(spec.Name, err), s.State.Remove(id))
+		s.giveUp(ctx, id)
+		return state.Container{}, release, launchFault(spec.Name, err)
 	}
 	record, err = s.State.Update(id, func(c *state.Container) {
 		c.Phase, c.Spec, c.Image, c.Verdicts, c.Grant = state.Running, l.Spec, l.Image, l.Verdicts, l.Grant
 		c.Evidence, c.Identity, c.Endpoint, c.Started = l.Evidence, l.Identity, l.Endpoint, time.Now().UTC()
 	})
 	if err != nil { // it could not be acknowledged, so it must not be
-		return state.Container{}, release, errors.Join(err, s.discard(ctx, id))
+		s.giveUp(ctx, id)
+		return state.Container{}, release, err
 	}
-	c := s.track(id, l.Spec.AutoRemove)
+	s.track(id, c)
 	if hold {
 		release = s.hold(c, id)
 	}
@@ -158,6 +162,29 @@ func (s *Supervisor) publishFailure(id workload.ID, name string, err error) {
 	})
 }
 
+// giveUp discards a launch that failed. What cannot be removed now is tried
+// again until it can; the record stays so long, so that a restart knows of it.
+func (s *Supervisor) giveUp(ctx context.Context, id workload.ID) {
+	s.mu.Lock()
+	delete(s.live, id)
+	s.mu.Unlock()
+	err := s.discard(ctx, id)
+	if err == nil {
+		return
+	}
+	s.spawn(func(ctx context.Context) {
+		for err != nil {
+			s.Log.ErrorContext(ctx, "failed launch not cleaned up yet", slog.String("container", string(id)), slog.String("error", err.Error()))
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(retryEvery):
+			}
+			err = s.discard(ctx, id)
+		}
+	})
+}
+
 // discard removes all that a container holds, and its record.
 func (s *Supervisor) discard(ctx context.Context, id workload.ID) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -173,9 +200,7 @@ func (s *Supervisor) discard(ctx context.Context, id workload.ID) error {
 }
 
 // track watches a running container for its exit.
-func (s *Supervisor) track(id workload.ID, autoRemove bool) *container {
-	c := &container{exited: make(chan struct{}), remove: autoRemove}
-	s.adopt(id, c)
+func (s *Supervisor) track(id workload.ID, c *container) {
 	s.spawn(func(ctx context.Context) {
 		exit, err := s.Sandboxes.Wait(ctx, id)
 		if ctx.Err() != nil {
@@ -190,7 +215,6 @@ func (s *Supervisor) track(id workload.ID, autoRemove bool) *container {
 		}
 		s.finish(ctx, id, c, e)
 	})
-	return c
 }
 
 func (s *Supervisor) adopt(id workload.ID, c *container) {

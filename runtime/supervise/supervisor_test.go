@@ -224,6 +224,30 @@ func TestFailedLaunchLeavesNoRecord(t *testing.T) {
 	}
 }
 
+func TestFailedLaunchIsCleanedUpWhenItCanBe(t *testing.T) {
+	st := openState(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		m.launchErr, m.detachErr = errors.New("start failed, and so did its undo"), errors.New("netlink is busy")
+		s := open(t, m, st)
+		defer s.Close()
+		if _, _, err := s.Run(t.Context(), workload.Principal{}, spec("web"), false); err == nil {
+			t.Fatal("Run succeeded")
+		}
+		if got := s.List(); len(got) != 1 || got[0].Phase != state.Creating {
+			t.Errorf("records %+v; a restart would not know what is left", got)
+		}
+		m.mu.Lock()
+		m.detachErr = nil
+		m.mu.Unlock()
+		time.Sleep(2 * time.Second) // of the bubble's clock
+		synctest.Wait()
+		if got := s.List(); len(got) != 0 {
+			t.Errorf("records %+v after the second try", got)
+		}
+	})
+}
+
 func TestAutoRemoveWaitsForTheReader(t *testing.T) {
 	m, st := newMachine(), openState(t)
 	s := open(t, m, st)
