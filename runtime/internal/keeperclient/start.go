@@ -85,7 +85,8 @@ func start(ctx context.Context, runDir, initPath string) (pid int, err error) {
 	}
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, "keeper") //nolint:gosec // our own sealed copy
 	cmd.Args[0] = "tero-init"
-	cmd.Env = []string{}
+	// Each page of the keeper's heap is one to copy in each clone, and to free at each exec.
+	cmd.Env = []string{"GOGC=20"}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{listener}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
