@@ -14,6 +14,8 @@ import (
 	"log"
 	"os"
 	"sync"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -75,25 +77,27 @@ func (k *Keeper) Serve(listener *os.File) error {
 	if err != nil {
 		return err
 	}
+	failing := false
 	for {
-		fd := -1
-		var accepted error
-		err := raw.Read(func(l uintptr) bool {
-			accepted = unix.EINTR
-			for errors.Is(accepted, unix.EINTR) || errors.Is(accepted, unix.ECONNABORTED) {
-				fd, _, accepted = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-			}
-			return !errors.Is(accepted, unix.EAGAIN)
-		})
+		fd, refused, err := accept(raw)
 		k.mu.Lock()
 		done := k.shutdown
 		k.mu.Unlock()
 		if done {
 			return nil
 		}
-		if err = errors.Join(err, accepted); err != nil {
+		if err != nil {
 			return fmt.Errorf("accept: %w", err)
 		}
+		if refused != nil { // for lack of descriptors or memory, say: the connection waits in the queue
+			if !failing {
+				k.log.Print("accept, trying again: ", refused)
+			}
+			failing = true
+			<-time.After(acceptRetry)
+			continue
+		}
+		failing = false
 		if err := checkPeer(fd); err != nil {
 			k.log.Print(err)
 			_ = unix.Close(fd)
@@ -108,6 +112,22 @@ func (k *Keeper) Serve(listener *os.File) error {
 		k.mu.Unlock()
 		k.wg.Go(func() { k.serve(conn, listener) })
 	}
+}
+
+// acceptRetry is how long a failed accept is left alone before the next try.
+const acceptRetry = 50 * time.Millisecond
+
+// accept waits for a connection. It gives what the kernel refused it for, which
+// may pass, apart from err, which does not.
+func accept(listener syscall.RawConn) (fd int, refused, err error) {
+	err = listener.Read(func(l uintptr) bool {
+		refused = unix.EINTR
+		for errors.Is(refused, unix.EINTR) || errors.Is(refused, unix.ECONNABORTED) {
+			fd, _, refused = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		}
+		return !errors.Is(refused, unix.EAGAIN)
+	})
+	return fd, refused, err
 }
 
 // checkPeer lets only root and this process's own user in.
@@ -312,9 +332,12 @@ func (c *container) input() (int, error) {
 
 func (k *Keeper) forget(id string) error {
 	k.mu.Lock()
-	c := k.containers[id]
+	c, pending := k.containers[id], k.pending[id]
 	delete(k.containers, id)
 	k.mu.Unlock()
+	if pending { // it may come to be yet
+		return errPhase
+	}
 	if c == nil {
 		return errUnknown
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,28 +25,47 @@ func (n *Native) Signal(ctx context.Context, id workload.ID, sig unix.Signal) er
 
 // Wait waits for the end of the container's first process, and gives how it
 // ended; also when that was long ago. Everything it wrote is in the log then.
+// Connections to the keeper may come and go meanwhile: only the keeper's own
+// word, or its end, is an end of the container.
 func (n *Native) Wait(ctx context.Context, id workload.ID) (Exit, error) {
-	for range 2 {
+	const pause = 10 * time.Millisecond
+	for {
 		reply, _, err := n.call(ctx, &protocol.Request{Op: protocol.OpWait, ID: string(id)})
 		if err == nil {
 			return exitOf(reply.Exit), nil
 		}
 		// Not the keeper's: it has ended, or the keeper has.
-		if keeperclient.Code(err) != protocol.Unknown && !errors.Is(err, keeperclient.ErrLost) {
+		unknown := keeperclient.Code(err) == protocol.Unknown
+		if !unknown && !passing(err) {
 			return Exit{}, err
 		}
 		exit, diskErr := n.loadExit(id)
-		if diskErr != nil {
+		if diskErr != nil && !passing(diskErr) {
 			return Exit{}, diskErr
 		}
 		if exit != nil {
 			return *exit, nil
 		}
-		if keeperclient.Code(err) == protocol.Unknown {
-			break
+		if unknown && diskErr == nil {
+			return Exit{}, fault.New(fault.NotFound, "there is no container %s", id.Short())
+		}
+		select {
+		case <-ctx.Done():
+			return Exit{}, ctx.Err()
+		case <-time.After(pause): // the call after this connects again
 		}
 	}
-	return Exit{}, fault.New(fault.NotFound, "there is no container %s", id.Short())
+}
+
+// passing tells whether err says nothing about the containers: a connection to
+// the keeper that was lost or cannot be made just now.
+func passing(err error) bool {
+	for _, e := range []error{keeperclient.ErrLost, keeperclient.ErrSilent, unix.EMFILE, unix.ENFILE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // Input gives the write end of the container's standard input, or the master of

@@ -20,6 +20,7 @@ import (
 
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/keeperclient"
 	"tero.internal/runtime/sandbox"
 )
 
@@ -353,4 +354,46 @@ func kernelState(t *testing.T, n *node) string {
 	}
 	fmt.Fprintf(&b, "cgroups %d, folders %d, mounts %d", groups, len(folders), strings.Count(string(mounts), n.config.StateDir))
 	return b.String()
+}
+
+// TestConnectionsLost drops the driver's connection to the keeper again and
+// again, as another one that replaces it does: the container runs on, and Wait
+// and all else with it.
+func TestConnectionsLost(t *testing.T) {
+	n := newNode(t)
+	s := n.suite()
+	id := s.Launch(t, s.Spec(t, "wait"))
+	s.Expect(t, id, "waiting\n")
+	type end struct {
+		exit sandbox.Exit
+		err  error
+	}
+	waited := make(chan end, 1)
+	go func() {
+		exit, err := n.Wait(t.Context(), id)
+		waited <- end{exit, err}
+	}()
+	keeper := 0
+	for i := range 6 {
+		c, err := keeperclient.Dial(t.Context(), n.config.RunDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if keeper != 0 && c.PID != keeper {
+			t.Fatalf("keeper %d replaced %d", c.PID, keeper)
+		}
+		keeper = c.PID
+		select {
+		case <-c.Done(): // Wait has connected anew
+		case e := <-waited:
+			t.Fatalf("after connection %d: %+v, %v", i, e.exit, e.err)
+		}
+		c.Close()
+	}
+	if err := n.Signal(t.Context(), id, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-waited; e.err != nil || e.exit.Code != 7 || e.exit.Lost {
+		t.Errorf("%+v, %v", e.exit, e.err)
+	}
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +18,9 @@ import (
 
 // ErrLost is a connection that ended.
 var ErrLost = errors.New("the connection to the keeper was lost")
+
+// ErrSilent is a keeper that is there and does not answer.
+var ErrSilent = errors.New("the keeper does not answer")
 
 // Client is a connection to the keeper. Calls may be made at the same time.
 type Client struct {
@@ -34,17 +39,51 @@ type answer struct {
 	file  *os.File
 }
 
-// Dial connects to the keeper behind runDir's socket.
+// patience is how long a keeper may take to answer at all; dialRetry how long
+// one that did not let a connection in is left alone before the next try.
+const (
+	patience  = 5 * time.Second
+	dialRetry = 10 * time.Millisecond
+)
+
+// Dial connects to the keeper behind runDir's socket. Its error is ENOENT or
+// ECONNREFUSED when there is none, ErrSilent when there is one all the same.
 func Dial(ctx context.Context, runDir string) (*Client, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	return dialWithin(ctx, runDir, patience)
+}
+
+// dialWithin is Dial with another patience.
+func dialWithin(ctx context.Context, runDir string, patience time.Duration) (*Client, error) {
+	within, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		c, err := dial(within, runDir)
+		// A connection that was let in and lost was another's that came first, or
+		// the keeper's end, after which there is nobody to connect to. EAGAIN is
+		// a full queue.
+		if errors.Is(err, ErrLost) || errors.Is(err, unix.EAGAIN) {
+			select {
+			case <-time.After(dialRetry):
+				continue
+			case <-within.Done():
+				err = within.Err()
+			}
+		}
+		if err != nil && within.Err() != nil && ctx.Err() == nil {
+			return nil, fault.New(fault.Unavailable, "%w within %v (%s)", ErrSilent, patience, filepath.Join(runDir, SocketFile)).
+				WithHint("see %s; when it stays so, end the process tero-init, with which its containers end", filepath.Join(runDir, LogFile))
+		}
+		return c, err
+	}
+}
+
+// dial tries once.
+func dial(ctx context.Context, runDir string) (*Client, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	err = AtSocket(runDir, func(address *unix.SockaddrUnix) error { return unix.Connect(fd, address) })
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
-	if err != nil {
+	if err := AtSocket(runDir, func(address *unix.SockaddrUnix) error { return unix.Connect(fd, address) }); err != nil {
 		_ = unix.Close(fd)
 		return nil, err
 	}

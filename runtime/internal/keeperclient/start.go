@@ -33,7 +33,7 @@ func Connect(ctx context.Context, runDir, initPath string) (_ *Client, started i
 		return nil, 0, fmt.Errorf("lock the keeper: %w", err)
 	}
 	c, err := Dial(ctx, runDir)
-	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, ErrLost) {
+	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT) {
 		return c, 0, err
 	}
 	pid, err := start(ctx, runDir, initPath)

@@ -42,7 +42,8 @@ const (
 	OpInput
 	// OpCloseInput closes the keeper's write end of standard input.
 	OpCloseInput
-	// OpForget kills what is left of a container and forgets it.
+	// OpForget kills what is left of a container and forgets it; WrongPhase
+	// while OpCreate is under way.
 	OpForget
 	// OpShutdown ends the keeper, unless it has containers.
 	OpShutdown
@@ -303,7 +304,7 @@ func (d *decoder) exit() Exit {
 	return Exit{Code: d.i32(), Signal: d.i32(), OOM: d.bool(), At: int64(d.u64())} //nolint:gosec // two's complement
 }
 
-// Send sends one packet with files.
+// Send sends one packet with files. It gives os.ErrClosed for a socket that is closed meanwhile.
 func Send(socket *os.File, message []byte, files []int) error {
 	var rights []byte
 	if len(files) > 0 {
@@ -321,7 +322,16 @@ func Send(socket *os.File, message []byte, files []int) error {
 		}
 		return !errors.Is(sent, unix.EAGAIN)
 	})
-	return errors.Join(err, sent)
+	return errors.Join(closed(err), sent)
+}
+
+// closed makes an error of waiting for a socket recognizable: a raw connection
+// gives one that is not os.ErrClosed when its file is closed.
+func closed(err error) error {
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", os.ErrClosed, err)
 }
 
 // Receive receives one packet into buf. It gives 0 bytes at the end.
@@ -340,7 +350,7 @@ func Receive(socket *os.File, buf []byte) (n int, files []int, err error) {
 		}
 		return !errors.Is(received, unix.EAGAIN)
 	})
-	if err = errors.Join(err, received); err != nil {
+	if err = errors.Join(closed(err), received); err != nil {
 		return 0, nil, err
 	}
 	files, err = rights(oob[:oobn])

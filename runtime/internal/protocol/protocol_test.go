@@ -2,9 +2,11 @@ package protocol_test
 
 import (
 	"errors"
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"tero.internal/runtime/internal/protocol"
 )
@@ -54,4 +56,23 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestClosed sends and receives on a socket that this process has closed.
+func TestClosed(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer protocol.CloseAll(pair[1:])
+	f := os.NewFile(uintptr(pair[0]), "socket")
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := protocol.Send(f, []byte("x"), nil); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("send: %v", err)
+	}
+	if _, _, err := protocol.Receive(f, make([]byte, 8)); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("receive: %v", err)
+	}
 }
