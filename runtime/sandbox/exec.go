@@ -72,7 +72,8 @@ func (n *Native) Exec(ctx context.Context, id workload.ID, spec ExecSpec) (*Proc
 		req.Flags |= protocol.FlagTerminal
 	} else {
 		req.Flags |= protocol.FlagStdio
-		if err := sendStdio(c, spec); err != nil {
+		host := r.Slot.HostID()
+		if err := sendStdio(c, spec, int(host+p.User.UID), int(host+p.User.GID)); err != nil {
 			return nil, err
 		}
 	}
@@ -145,8 +146,9 @@ func lastWins(env []string) []string {
 	return out
 }
 
-// sendStdio adds the standard streams as the last files.
-func sendStdio(c *setup.Setup, spec ExecSpec) error {
+// sendStdio adds the standard streams as the last files. Pipes become the
+// user's, so that it can open /dev/stdout: a pipe is open to its owner only.
+func sendStdio(c *setup.Setup, spec ExecSpec, uid, gid int) error {
 	for i, f := range []*os.File{spec.Stdin, spec.Stdout, spec.Stderr} {
 		if f == nil {
 			flags := os.O_WRONLY
@@ -159,6 +161,13 @@ func sendStdio(c *setup.Setup, spec ExecSpec) error {
 			}
 			c.SendOwn(null)
 			continue
+		}
+		st, err := f.Stat()
+		if err == nil && st.Mode().Type() == os.ModeNamedPipe {
+			err = f.Chown(uid, gid)
+		}
+		if err != nil {
+			return err
 		}
 		c.Send(f)
 	}

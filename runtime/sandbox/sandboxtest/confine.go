@@ -215,6 +215,37 @@ func (s *Suite) exec(t *testing.T) {
 	}
 }
 
+// execPipes opens the standard streams by name, which are pipes of the caller's.
+func (s *Suite) execPipes(t *testing.T) {
+	id := s.Launch(t, s.Spec(t, "hold"))
+	s.Expect(t, id, "holding\n")
+	for _, user := range []string{"0:0", "7:8"} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.WriteString("typed\n"); err != nil {
+			t.Fatal(err)
+		}
+		_ = w.Close()
+		out, _ := s.execute(t, id, sandbox.ExecSpec{Args: []string{"/probe", "print", "/dev/stdin"}, User: user, Stdin: r})
+		_ = r.Close()
+		if out != "typed\n" {
+			t.Errorf("user %s reads /dev/stdin: %q", user, out)
+		}
+		if r, w, err = os.Pipe(); err != nil {
+			t.Fatal(err)
+		}
+		out, _ = s.execute(t, id, sandbox.ExecSpec{Args: []string{"/probe", "try"}, User: user, Stderr: w})
+		_ = w.Close()
+		written, _ := io.ReadAll(r)
+		_ = r.Close()
+		if string(written) != "x" || !strings.Contains(out, `"write stdout":"done"`) {
+			t.Errorf("user %s writes to /dev/stderr: %q, %s", user, written, out)
+		}
+	}
+}
+
 // execute runs a process in a container to its end.
 func (s *Suite) execute(t *testing.T, id workload.ID, spec sandbox.ExecSpec) (string, sandbox.Exit) {
 	t.Helper()

@@ -175,7 +175,7 @@ func (s *Suite) TestAll(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"exit codes": s.exitCodes, "signals": s.signals, "output": s.output, "input": s.input, "terminal": s.terminal,
 		"confinement": s.confinement, "refusals": s.refusals, "writable root": s.writable, "user": s.user,
-		"capabilities kept": s.capabilities, "files of the network": s.etc, "exec": s.exec, "exec in a terminal": s.execTerminal,
+		"capabilities kept": s.capabilities, "files of the network": s.etc, "exec": s.exec, "exec with pipes": s.execPipes, "exec in a terminal": s.execTerminal,
 		"memory limit": s.memory, "task limit": s.tasks, "failures": s.failures, "phases": s.phases, "destroy": s.destroy,
 		"environment of 1 MB": s.bigEnvironment,
 	} {
