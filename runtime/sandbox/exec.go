@@ -99,7 +99,10 @@ func execProcess(d *description, spec ExecSpec) (*specs.Process, error) {
 		return nil, fault.New(fault.Invalid, "there is no command to execute")
 	}
 	p := *d.Config.Process
-	p.Args, p.Terminal = spec.Args, spec.Terminal
+	p.Args, p.Terminal, p.ConsoleSize = spec.Args, spec.Terminal, nil
+	if spec.Rows != 0 || spec.Columns != 0 {
+		p.ConsoleSize = &specs.Box{Height: uint(spec.Rows), Width: uint(spec.Columns)}
+	}
 	p.Env = slices.Concat(p.Env, spec.Env)
 	if spec.Terminal && !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
 		p.Env = append(p.Env, "TERM=xterm")

@@ -89,6 +89,8 @@ type ExecSpec struct {
 	User string
 	// Terminal gives the process a pseudo-terminal, see Process.Terminal; the files below are not used then.
 	Terminal bool
+	// Rows and Columns are the terminal's size from the start; unknown when 0.
+	Rows, Columns uint16
 	// Stdin, Stdout and Stderr become the process's; nil is /dev/null.
 	Stdin, Stdout, Stderr *os.File
 }

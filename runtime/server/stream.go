@@ -250,6 +250,7 @@ type execution struct {
 func (r *Runtime) startExec(ctx context.Context, id workload.ID, start *runtimev1.ExecStart) (_ *execution, err error) {
 	spec := sandbox.ExecSpec{
 		Args: start.GetArgs(), Env: start.GetEnv(), Cwd: start.GetWorkingDir(), User: start.GetUser(), Terminal: start.GetTerminal(),
+		Rows: side(start.GetSize().GetRows()), Columns: side(start.GetSize().GetColumns()),
 	}
 	e := &execution{outputs: map[runtimev1.Output_Stream]*os.File{}}
 	defer func() {
@@ -287,9 +288,6 @@ func (r *Runtime) startExec(ctx context.Context, id workload.ID, start *runtimev
 	if spec.Terminal {
 		e.input = e.process.Terminal()
 		e.outputs[runtimev1.Output_STREAM_STDOUT] = e.input
-		if size := start.GetSize(); size != nil {
-			return e, e.process.Resize(ctx, side(size.GetRows()), side(size.GetColumns()))
-		}
 	}
 	return e, nil
 }

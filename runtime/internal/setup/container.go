@@ -61,7 +61,7 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 	c.restrict(o.Config.Linux)
 	c.pivot()
 	if p.Terminal {
-		c.terminal(p.User.UID)
+		c.terminal(p)
 		c.console()
 	}
 	return c, c.finish(p)
@@ -86,7 +86,7 @@ func (f *Filters) Process(config *specs.Spec, p *specs.Process, tasks []*os.File
 	c.Call(unix.SYS_SETNS, program.O(program.OwnInit), program.I(namespaces))
 	c.becomeRoot()
 	if p.Terminal {
-		c.terminal(p.User.UID)
+		c.terminal(p)
 	}
 	return c, c.finish(p)
 }

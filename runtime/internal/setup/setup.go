@@ -4,6 +4,7 @@ package setup
 
 import (
 	"encoding/binary"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,14 +133,20 @@ func (c *Setup) stdio(terminal bool) {
 }
 
 // terminal opens a pseudo-terminal of the container's own devpts; the program's
-// root must be the container's.
-func (c *Setup) terminal(uid uint32) {
+// root must be the container's. It has its size before the process can look.
+func (c *Setup) terminal(p *specs.Process) {
 	c.Step("open a terminal")
 	const flags = unix.O_RDWR | unix.O_NOCTTY | unix.O_CLOEXEC
 	c.Call(unix.SYS_OPENAT, cwd(), c.String("/dev/pts/ptmx"), program.I(flags|unix.O_NOFOLLOW), program.I(0)).Out(slotMaster)
 	c.Call(unix.SYS_IOCTL, program.S(slotMaster), program.I(unix.TIOCSPTLCK), c.Bytes(make([]byte, 4)))
 	c.Call(unix.SYS_IOCTL, program.S(slotMaster), program.I(unix.TIOCGPTPEER), program.I(flags)).Out(slotSlave)
-	c.Call(unix.SYS_FCHOWN, program.S(slotSlave), program.I(uid), program.I(^uint32(0)))
+	c.Call(unix.SYS_FCHOWN, program.S(slotSlave), program.I(p.User.UID), program.I(^uint32(0)))
+	if p.ConsoleSize != nil {
+		size := make([]byte, 8) // struct winsize
+		binary.LittleEndian.PutUint16(size, uint16(min(p.ConsoleSize.Height, math.MaxUint16)))
+		binary.LittleEndian.PutUint16(size[2:], uint16(min(p.ConsoleSize.Width, math.MaxUint16)))
+		c.Call(unix.SYS_IOCTL, program.S(slotMaster), program.I(unix.TIOCSWINSZ), c.Bytes(size))
+	}
 }
 
 // ready reports that the process is set up, with its terminal if it has one.

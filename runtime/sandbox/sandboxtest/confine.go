@@ -293,6 +293,18 @@ func (s *Suite) execTerminal(t *testing.T) {
 	if exit, err := p.Wait(t.Context()); err != nil || exit.Code != 0 {
 		t.Errorf("%+v, %v", exit, err)
 	}
+	for want, spec := range map[string]sandbox.ExecSpec{"33x77": {Rows: 33, Columns: 77}, "0x0": {}} {
+		spec.Args, spec.Terminal = []string{"/probe", "size"}, true
+		p, err := s.Exec(t.Context(), id, spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, _ := io.ReadAll(p.Terminal()) // ends with EIO
+		_ = p.Terminal().Close()
+		if _, err := p.Wait(t.Context()); err != nil || string(out) != want+"\r\n" {
+			t.Errorf("size %q for %s, %v", out, want, err)
+		}
+	}
 }
 
 func (s *Suite) memory(t *testing.T) {
