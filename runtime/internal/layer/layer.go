@@ -30,7 +30,7 @@ type Layer struct {
 type Limits struct {
 	// Bytes is the most bytes of a layer, unpacked.
 	Bytes int64
-	// Entries is the most files in a layer.
+	// Entries is the most files in a layer, with the folders that names imply.
 	Entries int
 }
 

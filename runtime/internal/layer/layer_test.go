@@ -45,6 +45,11 @@ func unpack(t *testing.T, top string, layers ...[]byte) (dirs []string, err erro
 func TestMaliciousLayers(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "victim")
 	deep := strings.Repeat("d/", 200) + "f"
+	var implied []*tar.Header // 100 entries, of which each implies 127 folders
+	for i := range 100 {
+		implied = append(implied, reg(strconv.Itoa(i)+strings.Repeat("/d", 126)+"/f"))
+	}
+	long := strings.Repeat("x/", 2048) // one byte longer than a path can be
 	for name, c := range map[string]struct {
 		entries []*tar.Header
 		want    string
@@ -87,7 +92,10 @@ func TestMaliciousLayers(t *testing.T) {
 		"overlay attribute":      {[]*tar.Header{with(dir("a"), func(h *tar.Header) { h.PAXRecords = map[string]string{"SCHILY.xattr.trusted.overlay.redirect": "/etc"} })}, "not for images"},
 		"user overlay attribute": {[]*tar.Header{with(dir("a"), func(h *tar.Header) { h.PAXRecords = map[string]string{"SCHILY.xattr.user.overlay.opaque": "y"} })}, "not for images"},
 		"empty link":             {[]*tar.Header{imagetest.Entry("a", tar.TypeSymlink, "")}, "target is empty"},
-		"link too long":          {[]*tar.Header{imagetest.Entry("a", tar.TypeSymlink, strings.Repeat("x", 5000))}, "too long"},
+		"link too long":          {[]*tar.Header{imagetest.Entry("a", tar.TypeSymlink, long)}, "target is longer than 4095"},
+		"hard link too long":     {[]*tar.Header{reg("b"), imagetest.Entry("a", tar.TypeLink, long)}, "target is longer than 4095"},
+		"file with a long link":  {[]*tar.Header{with(reg("a"), func(h *tar.Header) { h.Linkname = long })}, "target is longer than 4095"},
+		"implied folders":        {implied, "more than 10000 entries"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			top := t.TempDir()

@@ -81,6 +81,10 @@ func (u *unpacker) makeDirs(dir, entry string) (int, error) {
 		if !made {
 			continue
 		}
+		if err := u.countOne(); err != nil {
+			_ = unix.Close(fd)
+			return -1, err
+		}
 		u.folders = append(u.folders, folder{name, time.Unix(0, 0)})
 		if err := u.inherit(fd, name); err != nil {
 			_ = unix.Close(fd)

@@ -47,6 +47,7 @@ type unpacker struct {
 
 	rooted   bool // the tar has an entry for the root folder
 	bytes    int64
+	count    int // entries, and folders made without one
 	files    int
 	unsynced bool // more files than syncEach: finish syncs the file system
 	folders  []folder
@@ -70,7 +71,7 @@ func (u *unpacker) refuse(name, format string, args ...any) error {
 }
 
 func (u *unpacker) entries(tr *tar.Reader) error {
-	for n := 0; ; n++ {
+	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -78,8 +79,8 @@ func (u *unpacker) entries(tr *tar.Reader) error {
 		if err != nil {
 			return corrupt(u.layer, err)
 		}
-		if n >= u.limits.Entries {
-			return fault.New(fault.Invalid, "layer %s has more than %d entries", u.layer.Digest, u.limits.Entries)
+		if err := u.countOne(); err != nil {
+			return err
 		}
 		if h.Typeflag == tar.TypeXGlobalHeader {
 			continue // git-archive's comment
@@ -88,6 +89,15 @@ func (u *unpacker) entries(tr *tar.Reader) error {
 			return err
 		}
 	}
+}
+
+// countOne counts an entry, or a folder that only a name implies: of those one
+// entry can make as many as its name is deep.
+func (u *unpacker) countOne() error {
+	if u.count++; u.count > u.limits.Entries {
+		return fault.New(fault.Invalid, "layer %s has more than %d entries, with the folders that their names imply", u.layer.Digest, u.limits.Entries)
+	}
+	return nil
 }
 
 // cleanName checks an entry's name and gives its one plain form: "" for the root.
@@ -128,6 +138,9 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	}
 	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) >= 1<<32-1 || int64(h.Gid) >= 1<<32-1 {
 		return u.refuse(h.Name, "owner %d:%d cannot be", h.Uid, h.Gid)
+	}
+	if len(h.Linkname) > maxPathBytes {
+		return u.refuse(h.Name, "the link's target is longer than %d bytes", maxPathBytes)
 	}
 	if name == "" {
 		if h.Typeflag != tar.TypeDir {
@@ -284,8 +297,8 @@ func (u *unpacker) makeDir(parent int, base, name string) (fd int, made bool, er
 func (u *unpacker) symlink(parent int, base string, h *tar.Header) error {
 	// The target is data: nothing here follows it, and in a container it
 	// resolves within the container's root.
-	if h.Linkname == "" || len(h.Linkname) > maxPathBytes || strings.ContainsRune(h.Linkname, 0) {
-		return u.refuse(h.Name, "the symbolic link's target is empty, too long or holds a NUL byte")
+	if h.Linkname == "" || strings.ContainsRune(h.Linkname, 0) {
+		return u.refuse(h.Name, "the symbolic link's target is empty or holds a NUL byte")
 	}
 	if err := u.claim(parent, base, h.Name, func() error { return unix.Symlinkat(h.Linkname, parent, base) }); err != nil {
 		return err
