@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/eventbus"
+	"tero.internal/common/fault"
 	"tero.internal/common/ocilayout"
 	"tero.internal/common/undo"
 	"tero.internal/common/workload"
@@ -49,11 +50,13 @@ var errStep = errors.New("the step failed")
 // which fails as a step must, without having done anything.
 type failing struct {
 	*launch.Pipeline
-	step string
+	step   string
+	during func() // called when the step fails
 }
 
 func (f failing) check(step string) error {
 	if f.step == step {
+		f.during()
 		return errStep
 	}
 	return nil
@@ -65,6 +68,8 @@ func (f failing) Resolve(ctx context.Context, ref string) (workload.Image, error
 	}
 	return f.Images.Resolve(ctx, ref)
 }
+
+func (f failing) Release(i workload.Image) { f.Images.Release(i) }
 
 func (f failing) AdmitLaunch(ctx context.Context, a workload.Admission) (workload.Grant, error) {
 	if err := f.check("decide"); err != nil {
@@ -157,7 +162,14 @@ func TestEachStepFailingLeavesTheKernelClean(t *testing.T) {
 			spec.Entrypoint = []string{"/nothing"}
 		}
 		t.Run(name, func(t *testing.T) {
-			f := failing{real, step}
+			f := failing{real, step, func() {
+				if step == "resolve" {
+					return
+				}
+				if _, err := n.images.Remove(t.Context(), "true:v1"); fault.KindOf(err) != fault.Conflict || !strings.Contains(err.Error(), "a launch") {
+					t.Errorf("image removed from under a launch: %v", err)
+				}
+			}}
 			p := &launch.Pipeline{
 				Images: f, Plugins: failingPlugins{f}, Policy: f, Attestor: f, Identities: f, Sandboxes: f, Network: f, TrustDomain: n.trustDomain,
 			}
@@ -181,6 +193,9 @@ func TestEachStepFailingLeavesTheKernelClean(t *testing.T) {
 				}
 			}
 		})
+	}
+	if _, err := n.images.Remove(t.Context(), "true:v1"); err != nil {
+		t.Errorf("image rm after all launches: %v", err)
 	}
 }
 

@@ -13,10 +13,12 @@ import (
 	"tero.internal/runtime/internal/manifest"
 )
 
-// Prune removes images that have no name and no container, and what only they
-// needed. It gives the bytes that it freed.
+// Prune removes images that have no name, no container and no launch, and what
+// only they needed. It gives the bytes that it freed.
 func (s *Store) Prune(ctx context.Context) (int64, error) {
-	err := s.db.Prune(s.inUse)
+	s.dropping.Lock()
+	err := s.db.Prune(s.isUsed)
+	s.dropping.Unlock()
 	s.signatures.Add(1)
 	if err != nil {
 		return 0, s.diskFault(err, "collect images")

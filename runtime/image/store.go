@@ -106,6 +106,13 @@ type Store struct {
 	pinsMu     sync.Mutex     // guards pins
 	pins       map[string]int // blobs and layers of imports on their way, by path
 
+	// dropping is held for writing while the database drops names and images,
+	// and for reading while an image is found and held: a reading transaction
+	// alone would still find what is just being dropped.
+	dropping sync.RWMutex
+	heldMu   sync.Mutex            // guards held
+	held     map[digest.Digest]int // launches under way, by manifest
+
 	signatures atomic.Uint64 // generation: grows whenever stored signatures change
 	verifiedMu sync.RWMutex  // guards verified
 	verified   map[verifyKey][]workload.Signer
@@ -116,7 +123,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	s := &Store{
 		root: c.Root, limits: c.Limits.withDefaults(), inUse: c.InUse, log: c.Log,
 		trust: &trust{dir: c.TrustDir, log: c.Log},
-		pins:  map[string]int{}, verified: map[verifyKey][]workload.Signer{},
+		pins:  map[string]int{}, held: map[digest.Digest]int{}, verified: map[verifyKey][]workload.Signer{},
 	}
 	if s.inUse == nil {
 		s.inUse = func(digest.Digest) []string { return nil }
@@ -166,18 +173,24 @@ func (s *Store) ingest() string { return filepath.Join(s.root, "ingest") }
 func (s *Store) blobPath(d digest.Digest) string  { return filepath.Join(s.blobs(), d.Encoded()) }
 func (s *Store) layerPath(d digest.Digest) string { return filepath.Join(s.layers(), d.Encoded()) }
 
-// Resolve gives the image that reference names now, with its trusted signers.
-// It reads no layer: those were checked on the way in.
-func (s *Store) Resolve(ctx context.Context, reference string) (workload.Image, error) {
+// Resolve gives the image that reference names now, with its trusted signers,
+// and holds it: it stays until Release, whatever happens to its names. It reads
+// no layer: those were checked on the way in.
+func (s *Store) Resolve(ctx context.Context, reference string) (_ workload.Image, err error) {
 	ref, err := ocilayout.ParseReference(reference)
 	if err != nil {
 		return workload.Image{}, err
 	}
-	name, rec, err := s.db.Lookup(ref)
+	name, rec, err := s.lookupAndHold(ref)
 	if err != nil {
 		return workload.Image{}, err
 	}
 	img := workload.Image{Reference: name.Reference, Digest: rec.Digest, Config: rec.Config}
+	defer func() {
+		if err != nil {
+			s.Release(img)
+		}
+	}()
 	if ref.Digest != "" {
 		img.Reference = ref.String()
 	}
@@ -191,6 +204,16 @@ func (s *Store) Resolve(ctx context.Context, reference string) (workload.Image, 
 	}
 	img.Signers, err = s.signers(ctx, name, rec)
 	return img, err
+}
+
+func (s *Store) lookupAndHold(ref ocilayout.Reference) (imagedb.Name, manifest.Image, error) {
+	s.dropping.RLock()
+	defer s.dropping.RUnlock()
+	name, rec, err := s.db.Lookup(ref)
+	if err == nil {
+		s.hold(rec.Digest)
+	}
+	return name, rec, err
 }
 
 // Info is all that is known about one image.
@@ -273,7 +296,7 @@ type Removed struct {
 }
 
 // Remove removes a name, and what nothing else needs. The last name of an
-// image that a container uses stays: a fault of kind Conflict.
+// image that a container or a launch uses stays: a fault of kind Conflict.
 func (s *Store) Remove(ctx context.Context, reference string) (Removed, error) {
 	ref, err := ocilayout.ParseReference(reference)
 	if err != nil {
@@ -284,7 +307,9 @@ func (s *Store) Remove(ctx context.Context, reference string) (Removed, error) {
 		return Removed{}, err
 	}
 	r := Removed{Reference: name.Reference, Digest: name.Digest}
-	last, err := s.db.DropName(name, s.inUse)
+	s.dropping.Lock()
+	last, err := s.db.DropName(name, func(d digest.Digest) error { return s.mayGo(name.Reference, d) })
+	s.dropping.Unlock()
 	if err != nil {
 		return r, s.diskFault(err, "remove "+name.Reference)
 	}

@@ -306,6 +306,7 @@ func TestRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.Release(img) // the record has named it
 	if _, err := s.Import(t.Context(), bytes.NewReader(imagetest.Archive(t, "x:y", two)), ImportOptions{Reference: "a:v1"}); err != nil {
 		t.Fatal(err)
 	}
@@ -352,9 +353,11 @@ func TestOpenCleansAfterACrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.db = again.db // for the clean-up
-	if img, err := again.Resolve(t.Context(), "web:v1"); err != nil || img.Digest != info.Digest {
+	img, err := again.Resolve(t.Context(), "web:v1")
+	if err != nil || img.Digest != info.Digest {
 		t.Errorf("after the crash: %v, %v", img, err)
 	}
+	again.Release(img)
 	if _, err := again.Remove(t.Context(), "web:v1"); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ package launch
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -20,8 +21,11 @@ import (
 
 // Images finds, checks and unpacks images.
 type Images interface {
-	// Resolve gives the image that reference names now, with its trusted signers.
+	// Resolve gives the image that reference names now, with its trusted
+	// signers, and holds it: nothing of it is removed before Release.
 	Resolve(ctx context.Context, reference string) (workload.Image, error)
+	// Release ends the hold of one Resolve.
+	Release(image workload.Image)
 }
 
 // Plugins runs the admission plugins.
@@ -103,10 +107,14 @@ type Launched struct {
 	Identity workload.Identity
 	// Endpoint is nil on network "none".
 	Endpoint *workload.Endpoint
+	// Release ends the launch's hold of Image. It must be called once a record
+	// names the image, or the container is gone.
+	Release func()
 }
 
 // Run launches spec as container. On an error nothing of it is left but the
-// launch record, if it came that far.
+// launch record, if it came that far. On success the image is still held, until
+// the caller calls Launched.Release.
 func (p *Pipeline) Run(ctx context.Context, caller workload.Principal, container workload.ID, spec workload.Spec) (_ *Launched, err error) {
 	var done undo.Stack
 	defer func() {
@@ -121,6 +129,8 @@ func (p *Pipeline) Run(ctx context.Context, caller workload.Principal, container
 	if l.Image, err = p.Images.Resolve(ctx, spec.Image); err != nil {
 		return nil, err
 	}
+	l.Release = sync.OnceFunc(func() { p.Images.Release(l.Image) })
+	done.Push("hold image", func(context.Context) error { l.Release(); return nil })
 	if spec, err = spec.Complete(l.Image); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,10 @@ func (f *trace) Resolve(ctx context.Context, ref string) (workload.Image, error)
 		Reference: "localhost/" + ref, Digest: "sha256:aa",
 		Config: workload.ImageConfig{Entrypoint: []string{"/web"}, Env: []string{"A=1"}},
 	}, f.step(ctx, "resolve")
+}
+
+func (f *trace) Release(i workload.Image) {
+	f.calls = append(f.calls, "undo resolve "+string(i.Digest))
 }
 
 type plugins struct{ *trace }
@@ -114,11 +119,14 @@ var forward = []string{
 	"resolve", "admit by plugins", "admit by policy", "configure", "measure", "enrol", "create", "attach", "start true",
 }
 
+const released = "undo resolve sha256:aa"
+
 // compensations maps each step to what must be undone when it fails.
 var compensations = map[string][]string{
-	"create":     {"undo enrol"},
-	"attach":     {"undo create", "undo enrol"},
-	"start true": {"undo attach", "undo create", "undo enrol"},
+	"resolve":    nil,
+	"create":     {"undo enrol", released},
+	"attach":     {"undo create", "undo enrol", released},
+	"start true": {"undo attach", "undo create", "undo enrol", released},
 }
 
 func TestEachStepFailingUndoesTheOnesBefore(t *testing.T) {
@@ -130,7 +138,11 @@ func TestEachStepFailingUndoesTheOnesBefore(t *testing.T) {
 			if !errors.Is(err, errStep) {
 				t.Fatalf("Run = %v, want the step's error", err)
 			}
-			want := append(append([]string{}, forward[:i+1]...), compensations[step]...)
+			undone, ok := compensations[step]
+			if !ok {
+				undone = []string{released}
+			}
+			want := append(append([]string{}, forward[:i+1]...), undone...)
 			if diff := cmp.Diff(want, f.calls); diff != "" {
 				t.Errorf("calls (-want +got):\n%s", diff)
 			}
@@ -146,6 +158,11 @@ func TestAllSeeTheSameFinalSpec(t *testing.T) {
 	}
 	if diff := cmp.Diff(forward, f.calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	l.Release()
+	l.Release()
+	if diff := cmp.Diff(append(slices.Clip(forward), released), f.calls); diff != "" {
+		t.Errorf("calls after the caller released the image (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(l.Spec, f.admission.Spec); diff != "" {
 		t.Errorf("policy decided on another spec (-launched +admitted):\n%s", diff)
@@ -193,8 +210,8 @@ func TestFailedCleanUpIsTold(t *testing.T) {
 	if !errors.Is(err, errStep) || !strings.Contains(err.Error(), "undo create sandbox: stuck") {
 		t.Errorf("Run = %v, want the step's error and the clean-up's", err)
 	}
-	if got := f.calls[len(f.calls)-1]; got != "undo enrol" {
-		t.Errorf("last call %q: a failed compensation stopped the others", got)
+	if diff := cmp.Diff([]string{"undo attach", "undo enrol", released}, f.calls[len(forward):]); diff != "" {
+		t.Errorf("a failed compensation stopped the others (-want +got):\n%s", diff)
 	}
 }
 

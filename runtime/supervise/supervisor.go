@@ -120,6 +120,7 @@ func (s *Supervisor) Run(ctx context.Context, caller workload.Principal, spec wo
 		s.giveUp(ctx, id)
 		return state.Container{}, release, launchFault(spec.Name, err)
 	}
+	defer l.Release() // once the record names the image, or the container is gone
 	record, err = s.State.Update(id, func(c *state.Container) {
 		c.Phase, c.Spec, c.Image, c.Verdicts, c.Grant = state.Running, l.Spec, l.Image, l.Verdicts, l.Grant
 		c.Evidence, c.Identity, c.Endpoint, c.Started = l.Evidence, l.Identity, l.Endpoint, time.Now().UTC()

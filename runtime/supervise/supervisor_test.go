@@ -31,7 +31,9 @@ type machine struct {
 	alive     []workload.ID
 	launchErr error
 	detachErr error
-	ignores   unix.Signal // containers ignore it
+	ignores   unix.Signal       // containers ignore it
+	onRun     func(workload.ID) // called at the end of a launch; may be nil
+	onRelease func()            // called when a launch's image is released; may be nil
 }
 
 type box struct {
@@ -57,7 +59,14 @@ func (m *machine) Run(_ context.Context, _ workload.Principal, id workload.ID, s
 	}
 	m.add(id, sandbox.Running)
 	spec.StopSignal = "SIGTERM"
-	return &launch.Launched{Container: id, Spec: spec}, nil
+	l := &launch.Launched{Container: id, Spec: spec, Image: workload.Image{Digest: "sha256:aa"}, Release: func() {}}
+	if m.onRelease != nil {
+		l.Release = m.onRelease
+	}
+	if m.onRun != nil {
+		m.onRun(id)
+	}
+	return l, nil
 }
 
 func (m *machine) Signal(_ context.Context, id workload.ID, sig unix.Signal) error {
@@ -205,6 +214,35 @@ func TestExitGivesBackAndIsRecorded(t *testing.T) {
 	}
 	if got := m.left(); got != [3]int{} || len(s.List()) != 0 {
 		t.Errorf("after rm: machine %v, records %v", got, s.List())
+	}
+}
+
+func TestImageIsHeldUntilTheRecordNamesIt(t *testing.T) {
+	m, st := newMachine(), openState(t)
+	var users []string
+	released := 0
+	m.onRelease = func() { released++; users = st.UsersOf("sha256:aa") }
+	s := open(t, m, st)
+	defer s.Close()
+	run(t, s, spec("web"), false)
+	if diff := cmp.Diff([]string{"web"}, users); diff != "" || released != 1 {
+		t.Errorf("released %d times, users then (-want +got):\n%s", released, diff)
+	}
+	// One that cannot be recorded holds it until it is gone.
+	before := m.left()
+	m.onRun = func(id workload.ID) {
+		if err := st.Remove(id); err != nil {
+			t.Error(err)
+		}
+	}
+	m.onRelease = func() {
+		released++
+		if got := m.left(); got != before {
+			t.Errorf("released while the machine holds %v, want %v", got, before)
+		}
+	}
+	if _, _, err := s.Run(t.Context(), workload.Principal{}, spec("db"), false); err == nil || released != 2 {
+		t.Errorf("Run = %v, released %d times, want an error and 2", err, released)
 	}
 }
 

@@ -2,7 +2,6 @@ package imagedb
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -69,9 +68,9 @@ func addSignature(tx *bolt.Tx, d digest.Digest, sig ocilayout.Signature) error {
 }
 
 // DropName removes a name; last tells that the image has no other. The last
-// name of an image stays as long as inUse gives users of it, which is called
-// within the transaction.
-func (db *DB) DropName(n Name, inUse func(digest.Digest) []string) (last bool, err error) {
+// name of an image stays when mayGo, called within the transaction, gives an
+// error, which is returned.
+func (db *DB) DropName(n Name, mayGo func(digest.Digest) error) (last bool, err error) {
 	err = db.bolt.Update(func(tx *bolt.Tx) error {
 		now, ok, err := get[Name](tx, bucketNames, n.Reference)
 		if err != nil {
@@ -89,9 +88,10 @@ func (db *DB) DropName(n Name, inUse func(digest.Digest) []string) (last bool, e
 		}); err != nil {
 			return err
 		}
-		if users := inUse(n.Digest); last && len(users) > 0 {
-			return fault.New(fault.Conflict, "image %s is used by %s", n.Reference, strings.Join(users, ", ")).
-				WithHint("remove the container first, with: tero rm %s", users[0])
+		if last {
+			if err := mayGo(n.Digest); err != nil {
+				return err
+			}
 		}
 		return tx.Bucket([]byte(bucketNames)).Delete([]byte(n.Reference))
 	})
@@ -99,8 +99,8 @@ func (db *DB) DropName(n Name, inUse func(digest.Digest) []string) (last bool, e
 }
 
 // Prune removes the images that have no name and that inUse, called within the
-// transaction, gives no users of; and the signatures that are over none that stay.
-func (db *DB) Prune(inUse func(digest.Digest) []string) error {
+// transaction, does not report; and the signatures that are over none that stay.
+func (db *DB) Prune(inUse func(digest.Digest) bool) error {
 	return db.bolt.Update(func(tx *bolt.Tx) error {
 		named := map[string]bool{}
 		if err := each(tx, bucketNames, func(_ string, n Name) error {
@@ -111,7 +111,7 @@ func (db *DB) Prune(inUse func(digest.Digest) []string) error {
 		}
 		var images []string
 		if err := each(tx, bucketImages, func(key string, img manifest.Image) error {
-			if !named[key] && len(inUse(img.Digest)) == 0 {
+			if !named[key] && !inUse(img.Digest) {
 				images = append(images, key)
 			} else {
 				named[key] = true // in use: its signatures stay

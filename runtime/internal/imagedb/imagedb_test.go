@@ -23,7 +23,9 @@ func open(t *testing.T) *DB {
 	return db
 }
 
-func unused(digest.Digest) []string { return nil }
+func unused(digest.Digest) bool { return false }
+
+func mayGo(digest.Digest) error { return nil }
 
 // entry is an image whose manifest is content, under a name.
 func entry(reference, content string) Entry {
@@ -74,17 +76,19 @@ func TestDropNameAndPrune(t *testing.T) {
 	db := open(t)
 	one, again, two := entry("localhost/a:v1", "one"), entry("localhost/a:v2", "one"), entry("localhost/b:v1", "two")
 	add(t, db, one, again, two)
-	used := func(digest.Digest) []string { return []string{"web"} }
-	if last, err := db.DropName(again.Name, used); err != nil || last {
+	used := func(digest.Digest) bool { return true }
+	errUsed := errors.New("it is used")
+	refuse := func(digest.Digest) error { return errUsed }
+	if last, err := db.DropName(again.Name, refuse); err != nil || last {
 		t.Errorf("a further name of a used image: last %v, %v", last, err)
 	}
-	if _, err := db.DropName(again.Name, used); fault.KindOf(err) != fault.Conflict {
+	if _, err := db.DropName(again.Name, refuse); fault.KindOf(err) != fault.Conflict {
 		t.Errorf("a name that is gone: %v", err)
 	}
-	if _, err := db.DropName(one.Name, used); fault.KindOf(err) != fault.Conflict || fault.HintOf(err) == "" {
+	if _, err := db.DropName(one.Name, refuse); !errors.Is(err, errUsed) {
 		t.Errorf("the last name of a used image: %v", err)
 	}
-	if last, err := db.DropName(one.Name, unused); err != nil || !last {
+	if last, err := db.DropName(one.Name, mayGo); err != nil || !last {
 		t.Errorf("the last name: last %v, %v", last, err)
 	}
 	if err := db.Prune(used); err != nil {
@@ -139,7 +143,7 @@ func TestSignatures(t *testing.T) {
 	if err := db.AddSignature(one.Image.Digest, sign("one")); fault.KindOf(err) != fault.Exhausted {
 		t.Errorf("one too many: %v", err)
 	}
-	if _, err := db.DropName(one.Name, unused); err != nil {
+	if _, err := db.DropName(one.Name, mayGo); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Prune(unused); err != nil {
