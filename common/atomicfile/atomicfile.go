@@ -11,11 +11,25 @@ import (
 
 // Write replaces the file at path: temporary file in the same folder, fsync,
 // rename, fsync of the folder. On an error the old file is as it was.
-func Write(path string, data []byte, perm fs.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-")
+func Write(path string, data []byte, perm fs.FileMode) error {
+	f, err := Replace(path, data, perm)
 	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// Replace is Write for a file that is written on: it gives the new file, open
+// for reading and writing. Opening it by name afterwards could fail when the
+// old one is gone already. The content is durable, the name is only after
+// SyncDir of the folder. On an error the old file is as it was.
+func Replace(path string, data []byte, perm fs.FileMode) (_ *os.File, err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-")
+	if err != nil {
+		return nil, fmt.Errorf("write %s: %w", path, err)
 	}
 	defer func() {
 		if err != nil {
@@ -25,21 +39,18 @@ func Write(path string, data []byte, perm fs.FileMode) (err error) {
 		}
 	}()
 	if _, err = f.Write(data); err != nil {
-		return err
+		return nil, err
 	}
 	if err = f.Chmod(perm); err != nil {
-		return err
+		return nil, err
 	}
 	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
+		return nil, err
 	}
 	if err = os.Rename(f.Name(), path); err != nil {
-		return err
+		return nil, err
 	}
-	return SyncDir(dir)
+	return f, nil
 }
 
 // SyncDir makes the names in a folder durable.

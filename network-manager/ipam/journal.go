@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,9 @@ type journal struct {
 	file  *os.File
 	size  int64
 	lines int
+	// unnamed is true while a crash of the machine could bring back the file
+	// that was at path before this one.
+	unnamed bool
 }
 
 // openJournal reads the leases, oldest first. A last line that a crash cut off
@@ -61,6 +65,11 @@ func (j *journal) append(l Lease, durable bool) error {
 	if err != nil {
 		return err
 	}
+	if durable {
+		if err := j.name(); err != nil {
+			return err
+		}
+	}
 	_, err = j.file.WriteAt(b, j.size)
 	if err == nil && durable {
 		err = unix.Fdatasync(int(j.file.Fd()))
@@ -91,17 +100,26 @@ func (j *journal) rewrite(leases []Lease) error {
 		}
 		all = append(all, b...)
 	}
-	if err := atomicfile.Write(j.path, all, 0o600); err != nil {
-		return j.fault(err)
-	}
-	f, err := os.OpenFile(j.path, os.O_RDWR, 0)
+	f, err := atomicfile.Replace(j.path, all, 0o600)
 	if err != nil {
-		return fmt.Errorf("leases: %w", err)
+		return j.fault(err)
 	}
 	if j.file != nil {
 		_ = j.file.Close()
 	}
-	j.file, j.size, j.lines = f, int64(len(all)), len(leases)
+	j.file, j.size, j.lines, j.unnamed = f, int64(len(all)), len(leases), true
+	return j.name()
+}
+
+// name makes the name of a file that rewrite made durable.
+func (j *journal) name() error {
+	if !j.unnamed {
+		return nil
+	}
+	if err := atomicfile.SyncDir(filepath.Dir(j.path)); err != nil {
+		return j.fault(err)
+	}
+	j.unnamed = false
 	return nil
 }
 

@@ -47,9 +47,13 @@ type Pool struct {
 
 	mu      sync.Mutex // guards all below
 	journal *journal
-	leases  map[netip.Addr]Lease
-	owned   int
-	next    netip.Addr // where the search begins, so that reuse is as late as can be
+	// nextRewrite is how many lines there must be before a rewrite of the
+	// journal that failed is tried again.
+	nextRewrite int
+
+	leases map[netip.Addr]Lease
+	owned  int
+	next   netip.Addr // where the search begins, so that reuse is as late as can be
 }
 
 // Open reads the leases of a pool.
@@ -173,13 +177,20 @@ func (p *Pool) Release(a netip.Addr) error {
 	return nil
 }
 
+// crowded is how many lines more than two for each lease the file may have
+// before it is written anew.
+const crowded = 4096
+
 func (p *Pool) record(l Lease, durable bool) error {
 	if err := p.journal.append(l, durable); err != nil {
 		return err
 	}
 	p.leases[l.Address] = l
-	if p.journal.lines > 2*len(p.leases)+4096 {
-		return p.journal.rewrite(p.sorted())
+	if p.journal.lines > 2*len(p.leases)+crowded && p.journal.lines >= p.nextRewrite {
+		if err := p.journal.rewrite(p.sorted()); err != nil {
+			// The lease is recorded all the same. Try again when the disk has had some time.
+			p.nextRewrite = p.journal.lines + crowded
+		}
 	}
 	return nil
 }

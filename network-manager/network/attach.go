@@ -1,9 +1,12 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"os"
 	"regexp"
 
@@ -17,7 +20,8 @@ import (
 )
 
 // Attach makes one interface of a container, with policy in the kernel before
-// it is up. On an error nothing of it is left.
+// it is up. On an error nothing of it is left; when taking it back failed, too,
+// Detach or the next Open can finish that.
 func (m *Manager) Attach(ctx context.Context, a workload.Attachment) (workload.Endpoint, error) {
 	ns, err := openNamespace(a.NetNS)
 	if err != nil {
@@ -76,7 +80,10 @@ func (m *Manager) AttachFile(ctx context.Context, a workload.Attachment, ns *os.
 	if err := m.enlist(e); err != nil {
 		return Endpoint{}, err
 	}
-	done.Push("policy", func(context.Context) error { return m.delist(e) })
+	done.Keep() // what follows is undone like a detachment, which Detach can finish if it fails
+	done.Push("endpoint", func(context.Context) error {
+		return m.withdraw(e, func() error { return m.links.Remove(e.HostInterface) })
+	})
 
 	if err := ctx.Err(); err != nil {
 		return Endpoint{}, fmt.Errorf("attach %s: %w", a.Name, err)
@@ -106,6 +113,10 @@ func (m *Manager) vacant(a workload.Attachment, k endpoint.Key) (*state, error) 
 	}
 	if old := m.endpoints.Get(k); old != nil {
 		return nil, fault.New(fault.Exists, "container %s has interface %s on network %s already", a.Container, a.Interface, old.Network)
+	}
+	if old := m.leaving[k]; old != nil {
+		return nil, fault.New(fault.Exists, "interface %s of container %s on network %s was not removed whole", a.Interface, a.Container, old.Network).
+			WithHint("detach the container again")
 	}
 	return n, nil
 }
@@ -146,13 +157,66 @@ func (m *Manager) enlist(e *Endpoint) error {
 	return nil
 }
 
-// delist takes all that e may do out of the kernel.
+// delist takes all that e may do out of the kernel. On an error e stays known,
+// and attached as far as anyone can tell. It is nil for one that is leaving.
 func (m *Manager) delist(e *Endpoint) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.closed {
+		return errClosed
+	}
+	if m.leaving[e.Key()] == e {
+		return nil
+	}
 	m.endpoints.Remove(e)
+	if err := m.enforce(nft.Change{RemoveEndpoints: []nft.Endpoint{e.Element()}}); err != nil {
+		m.endpoints.Add(e)
+		return err
+	}
 	m.marks.Drop(e.Identity())
-	return m.enforce(nft.Change{RemoveEndpoints: []nft.Endpoint{e.Element()}})
+	m.leaving[e.Key()] = e
+	return nil
+}
+
+// withdraw takes e out of the kernel, gives its address back and forgets it, in
+// this order: what failed can be tried again, and what was done already is then
+// nothing to do. The caller has acquired e.
+func (m *Manager) withdraw(e *Endpoint, unlink func() error) error {
+	// From here on nothing of it can send or receive, whatever fails below.
+	if err := m.delist(e); err != nil {
+		return err
+	}
+	if err := unlink(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	n := m.networks[e.Network]
+	m.mu.Unlock()
+	if n != nil {
+		if err := n.pool.Release(e.Address); err != nil {
+			return err
+		}
+	}
+	if err := m.journal.Write(endpoint.Gone, e); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	delete(m.leaving, e.Key())
+	m.mu.Unlock()
+	return nil
+}
+
+// present gives the endpoints that are attached or leaving. The caller holds mu.
+func (m *Manager) present() iter.Seq[*Endpoint] {
+	return func(yield func(*Endpoint) bool) {
+		for _, all := range []iter.Seq[*Endpoint]{m.endpoints.All(), maps.Values(m.leaving)} {
+			for e := range all {
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Detach removes the interfaces of a container and gives its addresses back.
@@ -171,7 +235,7 @@ func (m *Manager) DetachInterface(ctx context.Context, container workload.ID, na
 func (m *Manager) detachIf(ctx context.Context, match func(*Endpoint) bool) error {
 	var keys []endpoint.Key
 	m.mu.Lock()
-	for e := range m.endpoints.All() {
+	for e := range m.present() {
 		if match(e) {
 			keys = append(keys, e.Key())
 		}
@@ -191,34 +255,26 @@ func (m *Manager) detach(ctx context.Context, k endpoint.Key) error {
 	}
 	defer release()
 	m.mu.Lock()
-	e := m.endpoints.Get(k)
-	closed := m.closed
+	e := cmp.Or(m.endpoints.Get(k), m.leaving[k])
 	m.mu.Unlock()
 	if e == nil {
 		return nil
 	}
-	if closed {
-		return errClosed
+	if err := m.withdraw(e, func() error { return m.doom(e) }); err != nil {
+		return fmt.Errorf("detach %s from network %s: %w", e.Name, e.Network, err)
 	}
-	// From here on nothing of it can send or receive, whatever fails below.
-	if err := m.delist(e); err != nil {
+	m.publish("endpoint.detached", e, fmt.Sprintf("%s left network %s", e.Name, e.Network), map[string]string{"network": e.Network, "address": e.Address.String()})
+	return nil
+}
+
+// doom lets the reaper remove the interface of e.
+func (m *Manager) doom(e *Endpoint) error {
+	if err := m.links.Doom(e.HostIndex); err != nil {
 		return err
 	}
-	errs := []error{m.links.Doom(e.HostIndex)}
 	select {
 	case m.doomed <- struct{}{}:
 	default:
-	}
-	m.mu.Lock()
-	n := m.networks[e.Network]
-	m.mu.Unlock()
-	if n != nil {
-		errs = append(errs, n.pool.Release(e.Address))
-	}
-	errs = append(errs, m.journal.Write(endpoint.Gone, e))
-	m.publish("endpoint.detached", e, fmt.Sprintf("%s left network %s", e.Name, e.Network), map[string]string{"network": e.Network, "address": e.Address.String()})
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("detach %s from network %s: %w", e.Name, e.Network, err)
 	}
 	return nil
 }

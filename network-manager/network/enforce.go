@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -23,7 +24,11 @@ func (m *Manager) enforce(c nft.Change) error {
 			c.RemoveAllows = append(c.RemoveAllows, allow(e))
 		}
 	}
-	if err := m.table.Apply(c); err != nil {
+	err := errUnsure
+	if !m.unsure {
+		err = m.table.Apply(c)
+	}
+	if err != nil {
 		if again := m.replace(want); again != nil {
 			return fmt.Errorf("enforce policy: %w; and making the table anew: %w", err, again)
 		}
@@ -44,8 +49,12 @@ func (m *Manager) replace(want map[segment.Entry][]string) error {
 	for e := range want {
 		c.AddAllows = append(c.AddAllows, allow(e))
 	}
-	return m.table.Replace(c)
+	err := m.table.Replace(c)
+	m.unsure = err != nil
+	return err
 }
+
+var errUnsure = errors.New("an earlier change failed")
 
 func (m *Manager) members() []segment.Member {
 	out := make([]segment.Member, 0, m.endpoints.Len())

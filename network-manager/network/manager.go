@@ -50,7 +50,7 @@ type Manager struct {
 	// namespace is the inode of the network namespace that the manager works in.
 	namespace uint64
 	links     *link.Links
-	table     *nft.Table
+	table     table
 	packets   *nflog.Reader
 	journal   *endpoint.Journal
 	flows     flow.Log
@@ -68,7 +68,21 @@ type Manager struct {
 	endpoints *endpoint.Register
 	marks     *mark.Marks
 	segments  []segment.Segment
-	allowed   map[segment.Entry][]string // what the kernel's allow set holds
+	// leaving are endpoints that have no policy in the kernel any more, but an
+	// interface, a lease or a record.
+	leaving map[endpoint.Key]*Endpoint
+	allowed map[segment.Entry][]string // what the kernel's allow set holds
+	// unsure is true when the kernel may not hold what it should, because a
+	// change failed half-way.
+	unsure bool
+}
+
+// table is what the manager needs of an nft.Table.
+type table interface {
+	Apply(c nft.Change) error
+	Replace(c nft.Change) error
+	Delete() error
+	Close() error
 }
 
 // state is a network at work.
@@ -87,7 +101,7 @@ func Open(ctx context.Context, c Config) (_ *Manager, err error) {
 	}
 	m := &Manager{
 		config: c, stop: make(chan struct{}), doomed: make(chan struct{}, 1), busy: map[endpoint.Key]chan struct{}{},
-		networks: map[string]*state{}, endpoints: endpoint.NewRegister(), marks: mark.New(), allowed: map[segment.Entry][]string{},
+		networks: map[string]*state{}, endpoints: endpoint.NewRegister(), marks: mark.New(), leaving: map[endpoint.Key]*Endpoint{}, allowed: map[segment.Entry][]string{},
 	}
 	defer func() {
 		if err != nil {
@@ -113,9 +127,11 @@ func Open(ctx context.Context, c Config) (_ *Manager, err error) {
 	if m.links, err = link.Open(c.group(), c.InterfacePrefix); err != nil {
 		return nil, err
 	}
-	if m.table, err = nft.Open(nft.Config{Name: c.Table, Group: c.group(), LogGroup: c.logGroup()}); err != nil {
+	t, err := nft.Open(nft.Config{Name: c.Table, Group: c.group(), LogGroup: c.logGroup()})
+	if err != nil {
 		return nil, err
 	}
+	m.table = t
 	if m.packets, err = nflog.Open(c.logGroup()); err != nil {
 		return nil, err
 	}

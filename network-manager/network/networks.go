@@ -283,7 +283,7 @@ func (m *Manager) RemoveNetwork(_ context.Context, name string) (err error) {
 		return fault.New(fault.NotFound, "network %q does not exist", name)
 	}
 	var users []string
-	for e := range m.endpoints.All() {
+	for e := range m.present() {
 		if e.Network == name {
 			users = append(users, e.Name)
 		}

@@ -33,6 +33,7 @@ func (m *Manager) recover(ctx context.Context) error {
 	var living []*Endpoint
 	for _, r := range records {
 		e := r.Endpoint
+		// One that is doomed is not alive: a Detach had begun.
 		alive := r.State == endpoint.Ready && slices.Contains(found, link.Interface{Name: e.HostInterface, Index: e.HostIndex})
 		n := m.networks[e.Network]
 		if !alive || n == nil || n.pool.Adopt(e.Address, e.Key().String()) != nil {

@@ -126,10 +126,7 @@ func (j *Journal) Rewrite(endpoints []*Endpoint) error {
 // compact replaces the file by the lines that count. The caller holds mu.
 func (j *Journal) compact() error {
 	all := slices.Concat(slices.Collect(maps.Values(j.last))...)
-	if err := atomicfile.Write(j.path, all, 0o600); err != nil {
-		return fmt.Errorf("journal of endpoints: %w", err)
-	}
-	f, err := os.OpenFile(j.path, os.O_WRONLY, 0)
+	f, err := atomicfile.Replace(j.path, all, 0o600)
 	if err != nil {
 		return fmt.Errorf("journal of endpoints: %w", err)
 	}

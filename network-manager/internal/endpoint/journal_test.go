@@ -181,3 +181,37 @@ func TestAFullDiskLeavesNoHalfLine(t *testing.T) {
 		t.Errorf("found %v", found)
 	}
 }
+
+// TestRewriteKeepsTheNewFile: it does not open the file by its name again,
+// which could fail when the old one is gone already.
+func TestRewriteKeepsTheNewFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, _ := openJournal(t, path)
+	a, b := made("a", "10.0.0.2"), made("b", "10.0.0.3")
+	for range 2 {
+		if err := j.Rewrite([]*Endpoint{a}); err != nil {
+			t.Fatal(err)
+		}
+		open, err := j.file.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		named, err := os.Stat(path)
+		if err != nil || !os.SameFile(open, named) {
+			t.Fatalf("writes to another file than %s: %v", path, err)
+		}
+	}
+	// A rewrite that fails leaves the file that is open.
+	good := j.path
+	j.path = filepath.Join(good, "no folder")
+	if err := j.Rewrite([]*Endpoint{a}); err == nil {
+		t.Fatal("no error")
+	}
+	j.path = good
+	if err := j.Write(Ready, b); err != nil {
+		t.Fatal(err)
+	}
+	if _, got := openJournal(t, path); len(got) != 2 {
+		t.Errorf("found %v", got)
+	}
+}

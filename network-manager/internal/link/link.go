@@ -194,6 +194,8 @@ func (l *Links) Remove(name string) error {
 type Interface struct {
 	Name  string
 	Index int
+	// Doomed is true for one that Reap removes.
+	Doomed bool
 }
 
 // List gives the interfaces of the group and the doomed ones.
@@ -205,7 +207,7 @@ func (l *Links) List() ([]Interface, error) {
 	var out []Interface
 	for _, k := range all {
 		if a := k.Attrs(); a.Group == l.group || a.Group == l.group+1 {
-			out = append(out, Interface{Name: a.Name, Index: a.Index})
+			out = append(out, Interface{Name: a.Name, Index: a.Index, Doomed: a.Group == l.group+1})
 		}
 	}
 	return out, nil
