@@ -44,8 +44,6 @@ type Store struct {
 	journal *os.File
 	size    int64 // bytes of whole lines in the journal
 	lines   int
-	// replaced is true when journal is not the file at path any more.
-	replaced bool
 	// nextCompact is how many lines there must be before a compaction that
 	// failed is tried again.
 	nextCompact int
@@ -60,7 +58,7 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("state: %w", err)
 	}
 	s := &Store{path: filepath.Join(dir, journalName), byID: map[workload.ID]Container{}}
-	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, storeFault(s.path, err)
 	}
@@ -121,23 +119,13 @@ func (s *Store) compact() error {
 			return err
 		}
 	}
-	if err := atomicfile.Write(s.path, b.Bytes(), 0o600); err != nil {
-		return err
-	}
-	s.size, s.lines = int64(b.Len()), len(s.byID)
-	s.replaced = true
-	return s.reopen()
-}
-
-// reopen opens the journal that compact has put in the place of the open one.
-func (s *Store) reopen() error {
-	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := atomicfile.Replace(s.path, b.Bytes(), 0o600)
 	if err != nil {
 		return err
 	}
 	_ = s.journal.Close()
-	s.journal, s.replaced = f, false
-	return nil
+	s.journal, s.size, s.lines = f, int64(b.Len()), len(s.byID)
+	return atomicfile.SyncDir(filepath.Dir(s.path))
 }
 
 // append adds a line whole or not at all.
@@ -147,12 +135,7 @@ func (s *Store) append(e entry, durable bool) error {
 		return err
 	}
 	line = append(line, '\n')
-	if s.replaced { // a line in the old journal would be lost
-		if err := s.reopen(); err != nil {
-			return storeFault(s.path, err)
-		}
-	}
-	_, err = s.journal.Write(line)
+	_, err = s.journal.WriteAt(line, s.size)
 	if err == nil && durable {
 		err = s.journal.Sync()
 	}
