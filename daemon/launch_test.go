@@ -119,6 +119,10 @@ func (f failing) Start(ctx context.Context, id workload.ID, e *workload.Endpoint
 	return f.Sandboxes.Start(ctx, id, e)
 }
 
+func (f failing) Resize(ctx context.Context, id workload.ID, rows, columns uint16) error {
+	return f.Sandboxes.Resize(ctx, id, rows, columns)
+}
+
 func (f failing) Destroy(ctx context.Context, id workload.ID) error {
 	return f.Sandboxes.Destroy(ctx, id)
 }

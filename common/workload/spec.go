@@ -38,6 +38,9 @@ type Spec struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	// Terminal gives the container a pseudo-terminal.
 	Terminal bool `json:"terminal,omitempty"`
+	// TerminalSize is the terminal's size at the start. It is how somebody looks
+	// at the container, not what runs: nobody decides on it or measures it.
+	TerminalSize TerminalSize `json:"-"`
 	// OpenStdin keeps standard input open for attach.
 	OpenStdin bool `json:"openStdin,omitempty"`
 	// WritableRootfs lays a writable overlay over the image; read-only otherwise.
@@ -55,6 +58,9 @@ type Spec struct {
 	// MinLevel is the least assurance level that the node must have.
 	MinLevel Level `json:"minLevel"`
 }
+
+// TerminalSize is in characters; zero is unknown.
+type TerminalSize struct{ Rows, Columns uint16 }
 
 // Resources are cgroup limits; zero means the default of the node.
 type Resources struct {

@@ -89,6 +89,10 @@ func (f *trace) Start(ctx context.Context, _ workload.ID, e *workload.Endpoint) 
 	return f.step(ctx, fmt.Sprintf("start %t", e != nil))
 }
 
+func (f *trace) Resize(ctx context.Context, _ workload.ID, rows, columns uint16) error {
+	return f.step(ctx, fmt.Sprintf("resize %dx%d", rows, columns))
+}
+
 func (f *trace) Destroy(ctx context.Context, _ workload.ID) error { return f.step(ctx, "undo create") }
 
 func (f *trace) Attach(ctx context.Context, a workload.Attachment) (workload.Endpoint, error) {
@@ -182,6 +186,19 @@ func TestAllSeeTheSameFinalSpec(t *testing.T) {
 	}
 	if f.measured.Config != config || f.measured.Policy != "sha256:bb" || f.measured.SPIFFEID != l.Identity.SPIFFEID {
 		t.Errorf("measured = %+v", f.measured)
+	}
+}
+
+func TestTerminalHasItsSizeBeforeTheStart(t *testing.T) {
+	f := &trace{}
+	size := workload.TerminalSize{Rows: 33, Columns: 99}
+	l, err := run(t, f, workload.Spec{Name: "web", Image: "web", Network: workload.NetworkNone, Terminal: true, TerminalSize: size})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+	if i := slices.Index(f.calls, "resize 33x99"); i < 0 || f.calls[i+1] != "start false" {
+		t.Errorf("calls %v: no resize before the start", f.calls)
 	}
 }
 

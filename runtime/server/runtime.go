@@ -11,6 +11,7 @@ import (
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/common/fault"
 	"tero.internal/common/rpc"
+	"tero.internal/common/workload"
 	"tero.internal/runtime/state"
 	"tero.internal/runtime/supervise"
 )
@@ -45,6 +46,9 @@ func (r *Runtime) launch(ctx context.Context, req *runtimev1.RunRequest, hold bo
 	spec, err := specFromProto(req.GetSpec())
 	if err != nil {
 		return state.Container{}, nil, none, err
+	}
+	if size := req.GetTerminalSize(); size != nil {
+		spec.TerminalSize = workload.TerminalSize{Rows: side(size.GetRows()), Columns: side(size.GetColumns())}
 	}
 	record, release, err := r.supervisor.Run(ctx, caller, spec, hold)
 	if err != nil {

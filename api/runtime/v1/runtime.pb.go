@@ -748,6 +748,7 @@ func (x *Container) GetPlugins() []*PluginVerdict {
 type RunRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *ContainerSpec         `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	TerminalSize  *WindowSize            `protobuf:"bytes,2,opt,name=terminal_size,json=terminalSize,proto3" json:"terminal_size,omitempty"` // before the first instruction; no part of what is measured
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -785,6 +786,13 @@ func (*RunRequest) Descriptor() ([]byte, []int) {
 func (x *RunRequest) GetSpec() *ContainerSpec {
 	if x != nil {
 		return x.Spec
+	}
+	return nil
+}
+
+func (x *RunRequest) GetTerminalSize() *WindowSize {
+	if x != nil {
+		return x.TerminalSize
 	}
 	return nil
 }
@@ -2332,10 +2340,11 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\rpolicy_digest\x18\x11 \x01(\tR\fpolicyDigest\x12\x1f\n" +
 	"\vdecision_id\x18\x12 \x01(\tR\n" +
 	"decisionId\x128\n" +
-	"\aplugins\x18\x13 \x03(\v2\x1e.tero.runtime.v1.PluginVerdictR\aplugins\"@\n" +
+	"\aplugins\x18\x13 \x03(\v2\x1e.tero.runtime.v1.PluginVerdictR\aplugins\"\x82\x01\n" +
 	"\n" +
 	"RunRequest\x122\n" +
-	"\x04spec\x18\x01 \x01(\v2\x1e.tero.runtime.v1.ContainerSpecR\x04spec\"h\n" +
+	"\x04spec\x18\x01 \x01(\v2\x1e.tero.runtime.v1.ContainerSpecR\x04spec\x12@\n" +
+	"\rterminal_size\x18\x02 \x01(\v2\x1b.tero.runtime.v1.WindowSizeR\fterminalSize\"h\n" +
 	"\vRunResponse\x128\n" +
 	"\tcontainer\x18\x01 \x01(\v2\x1a.tero.runtime.v1.ContainerR\tcontainer\x12\x1f\n" +
 	"\vduration_us\x18\x02 \x01(\x03R\n" +
@@ -2507,50 +2516,51 @@ var file_runtime_v1_runtime_proto_depIdxs = []int32{
 	4,  // 7: tero.runtime.v1.Container.endpoint:type_name -> tero.runtime.v1.Endpoint
 	5,  // 8: tero.runtime.v1.Container.plugins:type_name -> tero.runtime.v1.PluginVerdict
 	2,  // 9: tero.runtime.v1.RunRequest.spec:type_name -> tero.runtime.v1.ContainerSpec
-	6,  // 10: tero.runtime.v1.RunResponse.container:type_name -> tero.runtime.v1.Container
-	1,  // 11: tero.runtime.v1.Output.stream:type_name -> tero.runtime.v1.Output.Stream
-	7,  // 12: tero.runtime.v1.AttachRequest.run:type_name -> tero.runtime.v1.RunRequest
-	12, // 13: tero.runtime.v1.AttachRequest.start:type_name -> tero.runtime.v1.AttachStart
-	10, // 14: tero.runtime.v1.AttachRequest.resize:type_name -> tero.runtime.v1.WindowSize
-	8,  // 15: tero.runtime.v1.AttachResponse.launched:type_name -> tero.runtime.v1.RunResponse
-	9,  // 16: tero.runtime.v1.AttachResponse.output:type_name -> tero.runtime.v1.Output
-	3,  // 17: tero.runtime.v1.AttachResponse.exit:type_name -> tero.runtime.v1.Exit
-	15, // 18: tero.runtime.v1.ExecRequest.start:type_name -> tero.runtime.v1.ExecStart
-	10, // 19: tero.runtime.v1.ExecRequest.resize:type_name -> tero.runtime.v1.WindowSize
-	10, // 20: tero.runtime.v1.ExecStart.size:type_name -> tero.runtime.v1.WindowSize
-	9,  // 21: tero.runtime.v1.ExecResponse.output:type_name -> tero.runtime.v1.Output
-	3,  // 22: tero.runtime.v1.ExecResponse.exit:type_name -> tero.runtime.v1.Exit
-	6,  // 23: tero.runtime.v1.ListContainersResponse.containers:type_name -> tero.runtime.v1.Container
-	6,  // 24: tero.runtime.v1.InspectContainerResponse.container:type_name -> tero.runtime.v1.Container
-	3,  // 25: tero.runtime.v1.StopContainerResponse.exit:type_name -> tero.runtime.v1.Exit
-	3,  // 26: tero.runtime.v1.WaitContainerResponse.exit:type_name -> tero.runtime.v1.Exit
-	32, // 27: tero.runtime.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	9,  // 28: tero.runtime.v1.LogsResponse.output:type_name -> tero.runtime.v1.Output
-	7,  // 29: tero.runtime.v1.RuntimeService.Run:input_type -> tero.runtime.v1.RunRequest
-	11, // 30: tero.runtime.v1.RuntimeService.Attach:input_type -> tero.runtime.v1.AttachRequest
-	14, // 31: tero.runtime.v1.RuntimeService.Exec:input_type -> tero.runtime.v1.ExecRequest
-	17, // 32: tero.runtime.v1.RuntimeService.ListContainers:input_type -> tero.runtime.v1.ListContainersRequest
-	19, // 33: tero.runtime.v1.RuntimeService.InspectContainer:input_type -> tero.runtime.v1.InspectContainerRequest
-	21, // 34: tero.runtime.v1.RuntimeService.StopContainer:input_type -> tero.runtime.v1.StopContainerRequest
-	23, // 35: tero.runtime.v1.RuntimeService.KillContainer:input_type -> tero.runtime.v1.KillContainerRequest
-	25, // 36: tero.runtime.v1.RuntimeService.RemoveContainer:input_type -> tero.runtime.v1.RemoveContainerRequest
-	27, // 37: tero.runtime.v1.RuntimeService.WaitContainer:input_type -> tero.runtime.v1.WaitContainerRequest
-	29, // 38: tero.runtime.v1.RuntimeService.Logs:input_type -> tero.runtime.v1.LogsRequest
-	8,  // 39: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
-	13, // 40: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
-	16, // 41: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
-	18, // 42: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
-	20, // 43: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
-	22, // 44: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
-	24, // 45: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
-	26, // 46: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
-	28, // 47: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
-	30, // 48: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
-	39, // [39:49] is the sub-list for method output_type
-	29, // [29:39] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	10, // 10: tero.runtime.v1.RunRequest.terminal_size:type_name -> tero.runtime.v1.WindowSize
+	6,  // 11: tero.runtime.v1.RunResponse.container:type_name -> tero.runtime.v1.Container
+	1,  // 12: tero.runtime.v1.Output.stream:type_name -> tero.runtime.v1.Output.Stream
+	7,  // 13: tero.runtime.v1.AttachRequest.run:type_name -> tero.runtime.v1.RunRequest
+	12, // 14: tero.runtime.v1.AttachRequest.start:type_name -> tero.runtime.v1.AttachStart
+	10, // 15: tero.runtime.v1.AttachRequest.resize:type_name -> tero.runtime.v1.WindowSize
+	8,  // 16: tero.runtime.v1.AttachResponse.launched:type_name -> tero.runtime.v1.RunResponse
+	9,  // 17: tero.runtime.v1.AttachResponse.output:type_name -> tero.runtime.v1.Output
+	3,  // 18: tero.runtime.v1.AttachResponse.exit:type_name -> tero.runtime.v1.Exit
+	15, // 19: tero.runtime.v1.ExecRequest.start:type_name -> tero.runtime.v1.ExecStart
+	10, // 20: tero.runtime.v1.ExecRequest.resize:type_name -> tero.runtime.v1.WindowSize
+	10, // 21: tero.runtime.v1.ExecStart.size:type_name -> tero.runtime.v1.WindowSize
+	9,  // 22: tero.runtime.v1.ExecResponse.output:type_name -> tero.runtime.v1.Output
+	3,  // 23: tero.runtime.v1.ExecResponse.exit:type_name -> tero.runtime.v1.Exit
+	6,  // 24: tero.runtime.v1.ListContainersResponse.containers:type_name -> tero.runtime.v1.Container
+	6,  // 25: tero.runtime.v1.InspectContainerResponse.container:type_name -> tero.runtime.v1.Container
+	3,  // 26: tero.runtime.v1.StopContainerResponse.exit:type_name -> tero.runtime.v1.Exit
+	3,  // 27: tero.runtime.v1.WaitContainerResponse.exit:type_name -> tero.runtime.v1.Exit
+	32, // 28: tero.runtime.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	9,  // 29: tero.runtime.v1.LogsResponse.output:type_name -> tero.runtime.v1.Output
+	7,  // 30: tero.runtime.v1.RuntimeService.Run:input_type -> tero.runtime.v1.RunRequest
+	11, // 31: tero.runtime.v1.RuntimeService.Attach:input_type -> tero.runtime.v1.AttachRequest
+	14, // 32: tero.runtime.v1.RuntimeService.Exec:input_type -> tero.runtime.v1.ExecRequest
+	17, // 33: tero.runtime.v1.RuntimeService.ListContainers:input_type -> tero.runtime.v1.ListContainersRequest
+	19, // 34: tero.runtime.v1.RuntimeService.InspectContainer:input_type -> tero.runtime.v1.InspectContainerRequest
+	21, // 35: tero.runtime.v1.RuntimeService.StopContainer:input_type -> tero.runtime.v1.StopContainerRequest
+	23, // 36: tero.runtime.v1.RuntimeService.KillContainer:input_type -> tero.runtime.v1.KillContainerRequest
+	25, // 37: tero.runtime.v1.RuntimeService.RemoveContainer:input_type -> tero.runtime.v1.RemoveContainerRequest
+	27, // 38: tero.runtime.v1.RuntimeService.WaitContainer:input_type -> tero.runtime.v1.WaitContainerRequest
+	29, // 39: tero.runtime.v1.RuntimeService.Logs:input_type -> tero.runtime.v1.LogsRequest
+	8,  // 40: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
+	13, // 41: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
+	16, // 42: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
+	18, // 43: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
+	20, // 44: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
+	22, // 45: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
+	24, // 46: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
+	26, // 47: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
+	28, // 48: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
+	30, // 49: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
+	40, // [40:50] is the sub-list for method output_type
+	30, // [30:40] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_runtime_v1_runtime_proto_init() }

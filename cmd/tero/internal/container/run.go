@@ -77,7 +77,11 @@ func runAttached(ctx context.Context, s *session.Session, spec *runtimev1.Contai
 	if err != nil {
 		return err
 	}
-	a, err := attach(ctx, c, &runtimev1.AttachRequest{Request: &runtimev1.AttachRequest_Run{Run: &runtimev1.RunRequest{Spec: spec}}})
+	run := &runtimev1.RunRequest{Spec: spec}
+	if z, ok := terminal.SizeOf(s.Stdin); ok && o.tty {
+		run.TerminalSize = size(z)
+	}
+	a, err := attach(ctx, c, &runtimev1.AttachRequest{Request: &runtimev1.AttachRequest_Run{Run: run}})
 	if err != nil {
 		return err
 	}
