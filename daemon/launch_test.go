@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,17 +31,21 @@ import (
 
 const inOwnNetwork = "TERO_TEST_IN_NETNS"
 
-// TestMain runs the tests with the whole process in a network namespace of its own.
+// TestMain runs the tests with the whole process in a network and a mount
+// namespace of its own, so that what other tests do meanwhile is not seen.
 func TestMain(m *testing.M) {
 	if os.Getenv(inOwnNetwork) != "" {
 		os.Exit(m.Run())
 	}
 	runtime.LockOSThread()
-	err := unix.Unshare(unix.CLONE_NEWNET)
+	err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS)
+	if err == nil {
+		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	}
 	if err == nil { // the thread that executes is the one that is left
 		err = unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), inOwnNetwork+"=1"))
 	}
-	fmt.Fprintln(os.Stderr, "the tests need a network namespace:", err)
+	fmt.Fprintln(os.Stderr, "the tests need namespaces of their own:", err)
 	os.Exit(1)
 }
 
@@ -158,7 +163,7 @@ func TestEachStepFailingLeavesTheKernelClean(t *testing.T) {
 		Sandboxes: n.sandboxes, Network: n.network, TrustDomain: n.trustDomain,
 	}
 	spec := workload.Spec{Name: "probe", Image: "true:v1", Network: workload.NetworkDefault}
-	before := kernel(t, n)
+	before, mounted := kernel(t, n), mounts(t)
 	for _, step := range []string{"resolve", "admit", "decide", "configure", "measure", "enrol", "create", "attach", "start", ""} {
 		name := step
 		if step == "" {
@@ -186,7 +191,7 @@ func TestEachStepFailingLeavesTheKernelClean(t *testing.T) {
 			tick := time.NewTicker(5 * time.Millisecond)
 			defer tick.Stop()
 			for { // a link that is given up is removed by a worker
-				diff := cmp.Diff(before, kernel(t, n))
+				diff := cmp.Diff(before, kernel(t, n)) + newMounts(t, mounted)
 				if diff == "" {
 					return
 				}
@@ -291,7 +296,7 @@ func importTrue(t *testing.T, n *node) {
 }
 
 // kernel describes everything that a launch makes: cgroups, links, the nftables
-// table, mounts, the keeper's children and network namespaces, and what the
+// table, the keeper's children and network namespaces, and what the
 // modules believe to hold.
 func kernel(t *testing.T, n *node) map[string]string {
 	t.Helper()
@@ -314,11 +319,6 @@ func kernel(t *testing.T, n *node) map[string]string {
 		}
 		k[name] = string(out)
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	k["mounts"] = string(mounts)
 	var groups []string
 	if err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && strings.Contains(path, "/"+n.config.CgroupParent+"/") {
@@ -331,6 +331,22 @@ func kernel(t *testing.T, n *node) map[string]string {
 	k["cgroups"] = strings.Join(groups, "\n")
 	k["keeper"] = keeper(t)
 	return k
+}
+
+func mounts(t *testing.T) []string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(string(b), "\n")
+}
+
+// newMounts gives the mounts that were not there before. Some may have gone:
+// who removes a folder takes the mounts on it away in all namespaces.
+func newMounts(t *testing.T, before []string) string {
+	t.Helper()
+	return strings.Join(slices.DeleteFunc(mounts(t), func(m string) bool { return slices.Contains(before, m) }), "\n")
 }
 
 // keeper describes what the keeper, a child of this process, holds.
