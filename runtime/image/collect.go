@@ -30,15 +30,17 @@ func (s *Store) Prune(ctx context.Context) (int64, error) {
 func (s *Store) sweep(ctx context.Context) (freed int64, err error) {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
-	keep, err := s.needed()
-	if err != nil {
-		return 0, err
-	}
+	// Pins first: an import unpins after its images are recorded, so that what it
+	// stored is seen in one of the two.
+	keep := map[string]bool{}
 	s.pinsMu.Lock()
 	for path := range s.pins {
 		keep[path] = true
 	}
 	s.pinsMu.Unlock()
+	if err := s.need(keep); err != nil {
+		return 0, err
+	}
 	for _, dir := range []string{s.blobs(), s.layers()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
@@ -60,10 +62,12 @@ func (s *Store) sweep(ctx context.Context) (freed int64, err error) {
 	return freed, nil
 }
 
-// needed gives the paths of the blobs and layers of all recorded images.
-func (s *Store) needed() (map[string]bool, error) {
+// need adds the paths of the blobs and layers of all recorded images to keep.
+func (s *Store) need(keep map[string]bool) error {
 	names, images, err := s.db.All()
-	keep := map[string]bool{}
+	if err != nil {
+		return err
+	}
 	for _, n := range names {
 		if n.Index != "" {
 			keep[s.blobPath(n.Index)] = true
@@ -74,7 +78,7 @@ func (s *Store) needed() (map[string]bool, error) {
 			keep[path] = true
 		}
 	}
-	return keep, err
+	return nil
 }
 
 // parts gives the paths of an image's blobs and layers.
