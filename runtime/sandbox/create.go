@@ -126,6 +126,9 @@ func check(id workload.ID, config *specs.Spec, image workload.Image) error {
 	switch {
 	case config == nil || config.Process == nil || config.Linux == nil || config.Root == nil:
 		return fault.New(fault.Invalid, "the configuration lacks its process, root or linux part")
+	case config.Root.Path != "" && config.Root.Path != "rootfs":
+		return fault.New(fault.Unsupported, "root file system %q: the native class makes its own of the image", config.Root.Path).
+			WithHint("leave root.path out")
 	case len(config.Process.Args) == 0:
 		return fault.New(fault.Invalid, "the configuration names no command")
 	case !strings.HasPrefix(config.Process.Cwd, "/"):
@@ -138,12 +141,7 @@ func check(id workload.ID, config *specs.Spec, image workload.Image) error {
 	case setup.Namespaces(config)&unix.CLONE_NEWUSER == 0 || setup.Namespaces(config)&unix.CLONE_NEWNS == 0 || setup.Namespaces(config)&unix.CLONE_NEWPID == 0:
 		return fault.New(fault.Unsupported, "the native class needs user, mount and pid namespaces")
 	}
-	for _, ns := range config.Linux.Namespaces {
-		if ns.Path != "" {
-			return fault.New(fault.Unsupported, "joining the %s namespace %s is not supported", ns.Type, ns.Path)
-		}
-	}
-	return nil
+	return setup.Check(config)
 }
 
 // makeFolders makes the container's folders, and first of all the record of what

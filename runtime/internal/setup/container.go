@@ -37,12 +37,13 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 			c.Close()
 		}
 	}()
-	if c.filter, err = f.compile(o.Config.Linux.Seccomp); err != nil {
+	if err = c.compile(f); err != nil {
 		return nil, err
 	}
 	p := o.Config.Process
 	c.rootFile = c.Send(o.Root)
 	c.joinCgroups(o.Tasks)
+	c.oomScore(p)
 	if HasNamespace(o.Config, specs.CgroupNamespace) {
 		c.unshareCgroup()
 	}
@@ -73,11 +74,11 @@ func (f *Filters) Process(config *specs.Spec, p *specs.Process, tasks []*os.File
 	joined := *config
 	joined.Process = p
 	c := &Setup{config: &joined}
-	var err error
-	if c.filter, err = f.compile(config.Linux.Seccomp); err != nil {
+	if err := c.compile(f); err != nil {
 		return nil, err
 	}
 	c.joinCgroups(tasks)
+	c.oomScore(p)
 	c.Step("join the namespaces of the container")
 	namespaces := Namespaces(config)
 	if HasNamespace(config, specs.CgroupNamespace) {
@@ -135,6 +136,15 @@ type compiled struct {
 
 // keptFilters is how many profiles are kept; nodes use one or two.
 const keptFilters = 8
+
+// compile compiles the configuration's profile.
+func (c *Setup) compile(f *Filters) (err error) {
+	if c.filterFlags, err = filterFlags(c.config.Linux.Seccomp); err != nil {
+		return err
+	}
+	c.filter, err = f.compile(c.config.Linux.Seccomp)
+	return err
+}
 
 func (f *Filters) compile(profile *specs.LinuxSeccomp) ([]unix.SockFilter, error) {
 	if profile == nil {

@@ -20,6 +20,10 @@ func Explain(step string, errno unix.Errno, p *specs.Process, root *os.File) err
 	if step == StepExec || step == "" {
 		return explainExec(errno, p, root)
 	}
+	if step == StepOOM && (errno == unix.EACCES || errno == unix.EPERM) {
+		return fault.New(fault.Unsupported, "oomScoreAdj %d would protect the container more than the node itself is: %w", *p.OOMScoreAdj, errno).
+			WithHint("choose a higher one, 0 to 1000")
+	}
 	if name, ok := strings.CutPrefix(step, StepFolder); ok && errno == unix.ENOENT {
 		return fault.New(fault.NotFound, "working directory %q does not exist in the image", name).
 			WithHint("choose another with --workdir")

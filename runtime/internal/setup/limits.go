@@ -14,21 +14,12 @@ import (
 // raise a hard limit above its own; there the container gets the host's, and
 // the log says so. files is the limit of open files that this process began with.
 func Rlimits(ctx context.Context, log *slog.Logger, files unix.Rlimit, p *specs.Process) []protocol.Rlimit {
-	numbers := map[string]int{
-		"RLIMIT_CPU": unix.RLIMIT_CPU, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_DATA": unix.RLIMIT_DATA,
-		"RLIMIT_STACK": unix.RLIMIT_STACK, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_RSS": unix.RLIMIT_RSS,
-		"RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK,
-		"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING,
-		"RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO,
-		"RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
-	}
 	mayRaise := hasCapability(unix.CAP_SYS_RESOURCE)
 	var list []protocol.Rlimit
 	for _, l := range p.Rlimits {
-		number, ok := numbers[l.Type]
+		number, ok := limitNumber(l.Type)
 		if !ok {
-			log.WarnContext(ctx, "unknown resource limit ignored", slog.String("limit", l.Type))
-			continue
+			continue // Check refused it
 		}
 		var own unix.Rlimit
 		if number == unix.RLIMIT_NOFILE {
@@ -44,6 +35,19 @@ func Rlimits(ctx context.Context, log *slog.Logger, files unix.Rlimit, p *specs.
 		list = append(list, protocol.Rlimit{Resource: uint32(number), Soft: min(l.Soft, l.Hard), Hard: l.Hard}) //nolint:gosec // a small constant
 	}
 	return list
+}
+
+// limitNumber gives the number of a resource limit.
+func limitNumber(name string) (int, bool) {
+	number, ok := map[string]int{
+		"RLIMIT_CPU": unix.RLIMIT_CPU, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_DATA": unix.RLIMIT_DATA,
+		"RLIMIT_STACK": unix.RLIMIT_STACK, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_RSS": unix.RLIMIT_RSS,
+		"RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK,
+		"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING,
+		"RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO,
+		"RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
+	}[name]
+	return number, ok
 }
 
 // hasCapability tells whether this process has a capability.

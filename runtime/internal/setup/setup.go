@@ -37,6 +37,8 @@ type Setup struct {
 	// rootFile is the index of the root file system.
 	rootFile int
 	filter   []unix.SockFilter
+	// filterFlags are those of seccomp(2) for the filter.
+	filterFlags uint64
 }
 
 // Files are the files that the program refers to, in order.
@@ -93,6 +95,10 @@ func (c *Setup) identity(network bool) {
 	if name := c.config.Hostname; name != "" {
 		c.Step("set the host name")
 		c.Call(unix.SYS_SETHOSTNAME, c.String(name), program.I(len(name)))
+	}
+	if name := c.config.Domainname; name != "" {
+		c.Step("set the domain name")
+		c.Call(unix.SYS_SETDOMAINNAME, c.String(name), program.I(len(name)))
 	}
 	if network {
 		c.Step("bring up the loopback interface")
@@ -185,6 +191,7 @@ func (c *Setup) wait() {
 // confine drops what the payload must not have. Everything the process could
 // be tricked with is closed or marked to close before.
 func (c *Setup) confine(p *specs.Process) error {
+	c.execution(p)
 	if !p.NoNewPrivileges {
 		c.seccomp() // only a privileged process may load a filter without no_new_privs
 	}
@@ -222,7 +229,7 @@ func (c *Setup) seccomp() {
 	instructions := c.Bytes(code)
 	prog := c.Words(uint64(len(c.filter)), 0)
 	c.Pointer(prog, 8, instructions)
-	c.Call(unix.SYS_SECCOMP, program.I(unix.SECCOMP_SET_MODE_FILTER), program.I(0), prog)
+	c.Call(unix.SYS_SECCOMP, program.I(unix.SECCOMP_SET_MODE_FILTER), program.I(c.filterFlags), prog)
 }
 
 // capabilities takes the user's ids and leaves it the listed capabilities.
