@@ -27,6 +27,8 @@ type ImageConfig struct {
 	StopSignal   string            `json:"stopSignal,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
 	ExposedPorts []string          `json:"exposedPorts,omitempty"`
+	// Health is the image's own check of its containers; nil when it has none.
+	Health *Health `json:"health,omitempty"`
 }
 
 // Signer is a trusted key that signed an image.

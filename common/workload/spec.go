@@ -57,6 +57,13 @@ type Spec struct {
 	AutoRemove bool `json:"autoRemove,omitempty"`
 	// MinLevel is the least assurance level that the node must have.
 	MinLevel Level `json:"minLevel"`
+	// StopTimeout is how many seconds stop waits before SIGKILL; 0 does not wait,
+	// negative waits for ever, nil is DefaultStopTimeout.
+	StopTimeout *int32 `json:"stopTimeout,omitempty"`
+	// Restart says when the container is launched again after its end.
+	Restart Restart `json:"restart,omitzero"`
+	// Health checks the container; the image's check when it names no command.
+	Health Health `json:"health,omitzero"`
 }
 
 // TerminalSize is in characters; zero is unknown.
@@ -112,7 +119,7 @@ func (s *Spec) Validate() error {
 			return fmt.Errorf("environment entry %q is not KEY=value", e)
 		}
 	}
-	for _, v := range slices.Concat(s.Entrypoint, s.Args, s.Env, []string{s.WorkingDir, s.User}) {
+	for _, v := range slices.Concat(s.Entrypoint, s.Args, s.Env, s.Health.Command, []string{s.WorkingDir, s.User}) {
 		if strings.ContainsRune(v, 0) {
 			return fmt.Errorf("%q holds a NUL byte", v)
 		}
@@ -120,6 +127,15 @@ func (s *Spec) Validate() error {
 	// It becomes a line of the container's /etc/hosts and /etc/hostname.
 	if s.Hostname != "" && !hostnamePattern.MatchString(s.Hostname) {
 		return fmt.Errorf("host name %q is not 1 to 64 of letters, digits, - and ., beginning with a letter or digit", s.Hostname)
+	}
+	if err := s.Restart.validate(); err != nil {
+		return err
+	}
+	if s.AutoRemove && !s.Restart.Never() {
+		return fmt.Errorf("a container that is removed when it has exited cannot be restarted: %s", s.Restart)
+	}
+	if err := s.Health.validate(); err != nil {
+		return err
 	}
 	if r := s.Resources; r.MilliCPU < 0 || r.MemoryBytes < 0 || r.Pids < 0 {
 		return fmt.Errorf("a resource limit is negative")
@@ -154,6 +170,7 @@ func (s Spec) Complete(img Image) (Spec, error) {
 	s.User = first(s.User, c.User, "0:0")
 	s.Hostname = first(s.Hostname, s.Name)
 	s.StopSignal = first(s.StopSignal, c.StopSignal, "SIGTERM")
+	s.Health = s.Health.complete(c.Health)
 	if s.Terminal {
 		s.Env = mergeEnv([]string{"TERM=xterm"}, s.Env)
 	}

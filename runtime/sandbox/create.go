@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,6 +30,12 @@ import (
 // annotationInput marks a configuration whose standard input stays open.
 const annotationInput = "internal.tero.open-stdin"
 
+// annotationDurable marks one whose writable layer must outlive the machine's run.
+const annotationDurable = "internal.tero.durable"
+
+// annotationHealth holds the argv of the health check, in JSON.
+const annotationHealth = "internal.tero.health"
+
 // createTimeout bounds what the keeper does for one request.
 const createTimeout = 30 * time.Second
 
@@ -38,11 +45,24 @@ func (n *Native) Configure(spec workload.Spec, image workload.Image) (*specs.Spe
 	if err != nil {
 		return nil, err
 	}
-	if spec.OpenStdin {
+	annotate := func(key, value string) {
 		if config.Annotations == nil {
 			config.Annotations = map[string]string{}
 		}
-		config.Annotations[annotationInput] = "true"
+		config.Annotations[key] = value
+	}
+	if spec.OpenStdin {
+		annotate(annotationInput, "true")
+	}
+	if spec.WritableRootfs && spec.Restart.AtBoot() {
+		annotate(annotationDurable, "true")
+	}
+	if len(spec.Health.Command) > 0 { // TERO runs it inside: it is part of what is measured
+		command, err := json.Marshal(spec.Health.Command)
+		if err != nil {
+			return nil, fmt.Errorf("encode the health check: %w", err)
+		}
+		annotate(annotationHealth, string(command))
 	}
 	return config, nil
 }
@@ -60,11 +80,10 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 			err = errors.Join(err, done.Run(ctx))
 		}
 	}()
-	slot, ok := n.ids.Claim()
-	if !ok {
-		return "", fault.New(fault.Exhausted, "all %d ranges of user ids are in use", idmap.Slots).WithHint("remove containers")
+	slot, err := n.slot(id, &done)
+	if err != nil {
+		return "", err
 	}
-	done.Push("claim ids", func(context.Context) error { n.ids.Release(slot); return nil })
 	r := &record{Slot: slot, Cgroup: *n.tree.Plan(string(id))}
 	if err := n.makeFolders(id, r, &done); err != nil {
 		return "", err
@@ -118,6 +137,20 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 	return fmt.Sprintf("/proc/%d/fd/%d", keeper, reply.Number), nil
 }
 
+// slot gives the container's range of user ids: that of the writable layer which
+// an earlier run left, else a free one.
+func (n *Native) slot(id workload.ID, done *undo.Stack) (idmap.Slot, error) {
+	if slot, kept := n.keptSlot(id); kept {
+		return slot, nil
+	}
+	slot, ok := n.ids.Claim()
+	if !ok {
+		return 0, fault.New(fault.Exhausted, "all %d ranges of user ids are in use", idmap.Slots).WithHint("remove containers")
+	}
+	done.Push("claim ids", func(context.Context) error { n.ids.Release(slot); return nil })
+	return slot, nil
+}
+
 // check refuses what Create cannot do before it does anything.
 func check(id workload.ID, config *specs.Spec, image workload.Image) error {
 	if err := id.Validate(); err != nil {
@@ -145,22 +178,28 @@ func check(id workload.ID, config *specs.Spec, image workload.Image) error {
 }
 
 // makeFolders makes the container's folders, and first of all the record of what
-// will be made.
+// will be made. The second may be there since an earlier run, see End.
 func (n *Native) makeFolders(id workload.ID, r *record, done *undo.Stack) error {
-	for _, dir := range []string{n.running(id), n.folder(id)} {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			if errors.Is(err, fs.ErrExist) {
-				return fault.New(fault.Exists, "container %s exists", id.Short())
-			}
-			return explainDisk(err)
-		}
-		done.Push("make folder", func(context.Context) error { return os.RemoveAll(dir) })
-		if dir == n.folder(id) {
-			break
-		}
-		if err := writeJSON(filepath.Join(dir, recordFile), r); err != nil {
-			return explainDisk(err)
-		}
+	exists := fault.New(fault.Exists, "container %s exists", id.Short())
+	switch err := os.Mkdir(n.running(id), 0o700); {
+	case errors.Is(err, fs.ErrExist):
+		return exists
+	case err != nil:
+		return explainDisk(err)
+	}
+	done.Push("make running folder", func(context.Context) error { return os.RemoveAll(n.running(id)) })
+	if err := writeJSON(filepath.Join(n.running(id), recordFile), r); err != nil {
+		return explainDisk(err)
+	}
+	switch err := os.Mkdir(n.folder(id), 0o700); {
+	case err == nil:
+		done.Push("make folder", func(context.Context) error { return os.RemoveAll(n.folder(id)) })
+	case !errors.Is(err, fs.ErrExist):
+		return explainDisk(err)
+	case !n.ended(id):
+		return exists
+	default:
+		done.Push("use folder again", func(context.Context) error { return n.clearFolder(id) })
 	}
 	for _, name := range rootfs.EtcFiles() {
 		if err := makeEtc(filepath.Join(n.running(id), filepath.Base(name)), int(r.Slot.HostID())); err != nil {
@@ -219,11 +258,8 @@ func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, 
 		o.Points = points
 	}
 	if !config.Root.Readonly {
-		o.Upper = filepath.Join(n.folder(id), layerDir)
-		if err := os.Mkdir(o.Upper, 0o700); err != nil {
-			return nil, explainDisk(err)
-		}
-		if err := rootfs.MakeUpper(o.Upper, slot.HostID()); err != nil {
+		o.Upper, o.Durable = filepath.Join(n.folder(id), layerDir), config.Annotations[annotationDurable] == "true"
+		if err := n.upper(id, o.Upper, slot); err != nil {
 			return nil, explainDisk(err)
 		}
 	}
@@ -233,6 +269,17 @@ func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, 
 			WithHint("\"tero doctor\" says what this kernel lacks")
 	}
 	return root, nil
+}
+
+// upper makes the writable layer, or makes the one of an earlier run ready.
+func (n *Native) upper(id workload.ID, dir string, slot idmap.Slot) error {
+	if _, kept := n.keptSlot(id); kept {
+		return rootfs.ReuseUpper(dir)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	return rootfs.MakeUpper(dir, slot.HostID())
 }
 
 // belowTmpfs tells whether a mount point lies on a tmpfs that is mounted before.

@@ -9,21 +9,43 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/idmap"
 	"tero.internal/runtime/internal/keeperclient"
 	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/internal/rootfs"
+	"tero.internal/runtime/keeper"
 )
 
 // Destroy kills what is left of the container and removes everything. It may be
 // called again after it failed or was killed half-way: the record goes last.
 func (n *Native) Destroy(ctx context.Context, id workload.ID) error {
+	return n.remove(ctx, id, func() error { return os.RemoveAll(n.folder(id)) })
+}
+
+// End kills what is left of the container and removes it, but for its folder
+// with the log and the writable layer, which the next Create of the same
+// container goes on with, and Destroy removes. With the layer stays its range of
+// user ids, which its files belong to. Like Destroy, it may be called again.
+func (n *Native) End(ctx context.Context, id workload.ID) error {
+	return n.remove(ctx, id, func() error { return n.clearFolder(id) })
+}
+
+// remove ends the container and removes its folders: the one on disk as clear
+// does, then the running one.
+func (n *Native) remove(ctx context.Context, id workload.ID, clear func() error) error {
 	if id.Validate() != nil {
 		return nil //nolint:nilerr // no container has such an id
 	}
 	r, err := n.loadRecord(id)
 	if err != nil {
 		return err
+	}
+	slot, kept := n.keptSlot(id)
+	if r != nil {
+		slot, kept = r.Slot, true
 	}
 	group := n.group(id, r)
 	if err := group.Kill(); err != nil {
@@ -41,11 +63,11 @@ func (n *Native) Destroy(ctx context.Context, id workload.ID) error {
 	if err := group.Remove(ctx); err != nil {
 		return err
 	}
-	if err := n.removeFolders(id); err != nil {
+	if err := errors.Join(clear(), n.removeRunning(id)); err != nil {
 		return fmt.Errorf("remove the folders of container %s: %w", id.Short(), err)
 	}
-	if r != nil {
-		n.ids.Release(r.Slot)
+	if _, still := n.keptSlot(id); kept && !still {
+		n.ids.Release(slot)
 	}
 	return nil
 }
@@ -73,15 +95,33 @@ func (n *Native) forget(ctx context.Context, id workload.ID) error {
 	}
 }
 
-// removeFolders removes the container's folders, the record last.
-func (n *Native) removeFolders(id workload.ID) error {
-	if err := os.RemoveAll(n.folder(id)); err != nil {
-		return err
+// clearFolder removes from the container's folder what belongs to one run.
+func (n *Native) clearFolder(id workload.ID) error {
+	for _, name := range []string{keeper.ExitFile, configFile, pointsDir} {
+		if err := os.RemoveAll(filepath.Join(n.folder(id), name)); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// removeRunning removes the container's running folder, the record last.
+func (n *Native) removeRunning(id workload.ID) error {
 	for _, name := range rootfs.EtcFiles() {
 		if err := os.Remove(filepath.Join(n.running(id), filepath.Base(name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return os.RemoveAll(n.running(id))
+}
+
+// keptSlot gives the id range that the files of the container's writable layer
+// belong to, if it has one. The container may give files away within its range,
+// but is nowhere near the folder that is asked here.
+func (n *Native) keptSlot(id workload.ID) (idmap.Slot, bool) {
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(n.folder(id), layerDir, rootfs.WorkDir), &st); err != nil {
+		return 0, false
+	}
+	return idmap.SlotOf(st.Uid)
 }

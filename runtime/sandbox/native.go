@@ -104,10 +104,14 @@ func (n *Native) takeUp() error {
 		if err != nil {
 			return fault.New(fault.Corrupt, "cannot read the record of container %s: %w", id.Short(), err)
 		}
-		if r == nil {
+		slot, kept := n.keptSlot(id)
+		if r != nil {
+			slot, kept = r.Slot, true
+		}
+		if !kept {
 			continue
 		}
-		if err := n.ids.Mark(r.Slot); err != nil {
+		if err := n.ids.Mark(slot); err != nil {
 			return fault.New(fault.Corrupt, "the record of container %s: %w", id.Short(), err)
 		}
 	}
@@ -162,7 +166,7 @@ func (n *Native) endOrphans(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if exit != nil {
+		if exit != nil || r == nil && n.ended(id) {
 			continue
 		}
 		if err := n.group(id, r).Kill(); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
@@ -221,6 +225,9 @@ func (n *Native) List(ctx context.Context) ([]Status, error) {
 		s, ok := known[id]
 		if !ok {
 			s = Status{ID: id, Phase: Created}
+			if _, err := os.Lstat(n.running(id)); errors.Is(err, fs.ErrNotExist) && n.ended(id) {
+				s.Phase = Ended
+			}
 		}
 		if s.Exit == nil {
 			exit, err := n.loadExit(id)

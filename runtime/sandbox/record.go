@@ -59,6 +59,16 @@ func (n *Native) running(id workload.ID) string {
 	return filepath.Join(n.RunDir, containersDir, string(id))
 }
 
+// ended tells whether nothing of a run is in the container's folder on disk.
+func (n *Native) ended(id workload.ID) bool {
+	for _, name := range []string{keeper.ExitFile, configFile} {
+		if _, err := os.Lstat(filepath.Join(n.folder(id), name)); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
+}
+
 // writeNew writes a file that must not exist yet. It survives the death of this
 // process, not of the machine: no container outlives the machine either.
 func writeNew(path string, data []byte) error {

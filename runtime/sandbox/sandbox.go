@@ -13,7 +13,8 @@
 //	Wait                         <-exit---  reap -> exit file
 //
 // A sandbox is the folders RunDir/containers/ID and StateDir/containers/ID, from
-// Create until Destroy. What is in the first, which is made first and removed
+// Create until Destroy; between End and the next Create, with which a container
+// runs again, only the second, with log and writable layer. What is in the first, which is made first and removed
 // last, is enough to remove the sandbox without the keeper.
 package sandbox
 
@@ -50,8 +51,10 @@ const (
 	Created Phase = "created"
 	// Running sandboxes execute their process.
 	Running Phase = "running"
-	// Exited sandboxes wait for Destroy.
+	// Exited sandboxes wait for Destroy or End.
 	Exited Phase = "exited"
+	// Ended sandboxes are only a log and a writable layer, for the next Create.
+	Ended Phase = "ended"
 )
 
 // Exit is how a sandbox's first process ended.

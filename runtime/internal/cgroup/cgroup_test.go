@@ -2,9 +2,11 @@ package cgroup
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -127,5 +129,54 @@ func TestGroup(t *testing.T) {
 	}
 	if err := g.Remove(t.Context()); err != nil {
 		t.Errorf("second Remove: %v", err)
+	}
+}
+
+// TestUpdate refuses the last of several limits: those before must be as they were.
+func TestUpdate(t *testing.T) {
+	tree, err := Open("tero-test-cgroup-update")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.WithoutCancel(t.Context())
+	g := tree.Plan("one")
+	limits := func(memory, pids int64) *specs.LinuxResources {
+		return &specs.LinuxResources{
+			Memory: &specs.LinuxMemory{Limit: &memory, Swap: &memory}, Pids: &specs.LinuxPids{Limit: &pids},
+		}
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(g.Remove(ctx), tree.Remove(ctx)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := tree.Create(t.Context(), g, limits(64<<20, 10)); err != nil {
+		t.Fatal(err)
+	}
+	state := func() string {
+		var all []string
+		for _, dir := range g.Dirs {
+			for _, file := range []string{"pids.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max"} {
+				if v, err := read(dir, file); err == nil {
+					all = append(all, file+" "+v)
+				}
+			}
+		}
+		return strings.Join(all, "\n")
+	}
+	before := state()
+	if err := tree.Update(t.Context(), g, limits(128<<20, 1<<40)); err == nil {
+		t.Error("the kernel took a senseless limit of tasks")
+	}
+	if after := state(); after != before {
+		t.Errorf("before\n%s\nafter a refusal\n%s", before, after)
+	}
+	for _, memory := range []int64{128 << 20, 32 << 20} {
+		if err := tree.Update(t.Context(), g, limits(memory, 20)); err != nil {
+			t.Fatal(err)
+		}
+		if after := state(); !strings.Contains(after, "pids.max 20") || !strings.Contains(after, strconv.FormatInt(memory, 10)) {
+			t.Errorf("after the change to %d\n%s", memory, after)
+		}
 	}
 }

@@ -27,6 +27,14 @@ type Slot int
 // HostID gives what id 0 of the range is outside.
 func (s Slot) HostID() uint32 { return base + uint32(s)*Size } //nolint:gosec // a slot is under Slots
 
+// SlotOf gives the range that an id outside belongs to.
+func SlotOf(hostID uint32) (s Slot, ok bool) {
+	if hostID < base || hostID >= end {
+		return 0, false
+	}
+	return Slot((hostID - base) / Size), true
+}
+
 // Allocator knows which ranges are in use.
 type Allocator struct {
 	mu   sync.Mutex // guards used and next

@@ -88,6 +88,9 @@ type Options struct {
 	Points string
 	// Upper is the folder of the writable layer, with "upper" and "work" in it; "" for a read-only root.
 	Upper string
+	// Durable makes what is synced inside outlive a crash of the machine. It costs:
+	// an exit once waited 190 ms for the disk.
+	Durable bool
 	// UserNS is a user namespace with the container's id map.
 	UserNS *os.File
 	// NoSuid ignores set-user-id bits.
@@ -96,9 +99,26 @@ type Options struct {
 	ByPath bool
 }
 
+// The folders of a writable layer. What the container wrote is in the first; the
+// second is overlayfs's own, and it goes last.
+const (
+	UpperDir = "upper"
+	WorkDir  = "work"
+)
+
+// ReuseUpper makes a writable layer that was mounted before ready for the next
+// mount: overlayfs refuses one whose last mount was volatile until that is
+// acknowledged by the removal of its mark.
+func ReuseUpper(dir string) error {
+	if err := os.RemoveAll(filepath.Join(dir, WorkDir, "work")); err != nil {
+		return fmt.Errorf("use the writable layer again: %w", err)
+	}
+	return nil
+}
+
 // MakeUpper makes the writable layer in dir, owned by the container's root.
 func MakeUpper(dir string, owner uint32) error {
-	for _, name := range []string{"upper", "work"} {
+	for _, name := range []string{UpperDir, WorkDir} {
 		path := filepath.Join(dir, name)
 		if err := os.Mkdir(path, 0o755); err != nil { //nolint:gosec // the root folder inside
 			return fmt.Errorf("make the writable layer: %w", err)
@@ -158,7 +178,7 @@ func (s *Scaffold) mount(o Options) (_ *os.File, err error) {
 	}
 	if o.Upper == "" {
 		attributes |= unix.MOUNT_ATTR_RDONLY
-	} else if err := addUpper(overlay, o.Upper); err != nil {
+	} else if err := addUpper(overlay, o.Upper, o.Durable); err != nil {
 		return nil, explain(overlay, "add the writable layer", err)
 	}
 	if err := unix.FsconfigCreate(overlay); err != nil {
@@ -187,17 +207,17 @@ func addLayers(overlay int, layers []int, byPath bool) error {
 	return unix.FsconfigSetString(overlay, "lowerdir", strings.Join(paths, ":"))
 }
 
-func addUpper(overlay int, dir string) error {
-	if err := unix.FsconfigSetString(overlay, "upperdir", filepath.Join(dir, "upper")); err != nil {
+func addUpper(overlay int, dir string, durable bool) error {
+	if err := unix.FsconfigSetString(overlay, "upperdir", filepath.Join(dir, UpperDir)); err != nil {
 		return err
 	}
-	if err := unix.FsconfigSetString(overlay, "workdir", filepath.Join(dir, "work")); err != nil {
+	if err := unix.FsconfigSetString(overlay, "workdir", filepath.Join(dir, WorkDir)); err != nil {
 		return err
 	}
-	// Never mounted again after a crash of the machine, so never synced: an exit
-	// once waited 190 ms for that.
-	err := unix.FsconfigSetFlag(overlay, "volatile")
-	return err
+	if durable {
+		return nil
+	}
+	return unix.FsconfigSetFlag(overlay, "volatile")
 }
 
 // explain adds the kernel's own words about a file system context to an error.

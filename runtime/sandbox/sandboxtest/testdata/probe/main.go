@@ -44,6 +44,16 @@ func main() {
 			}
 			os.Stdout.Write(b)
 		}
+	case "note": // adds a line to a file and prints the file
+		f, err := os.OpenFile(args[0], os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+		if err != nil {
+			fmt.Println("error", err)
+			os.Exit(1)
+		}
+		fmt.Fprintln(f, args[1])
+		f.Close()
+		b, _ := os.ReadFile(args[0])
+		os.Stdout.Write(b)
 	case "wait":
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM)
