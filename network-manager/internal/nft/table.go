@@ -97,6 +97,25 @@ func (t *Table) declare() {
 
 // connect opens the socket and owns the table by it.
 func (t *Table) connect() error {
+	err := t.dial(flagOwner | flagPersist)
+	if t.owned = err == nil; !t.owned && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)) {
+		err = t.dial(0) // a kernel before 6.9, or a table that one made
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM) && os.Geteuid() != 0:
+		return fault.New(fault.Denied, "nftables table inet %s: %w", t.config.Name, err).WithHint("run as root")
+	case errors.Is(err, unix.EPERM):
+		return fault.New(fault.Exists, "nftables table inet %s is owned by another process: %w", t.config.Name, err).
+			WithHint("end the other node on this machine, or give this one a table of its own")
+	}
+	return fmt.Errorf("nftables table inet %s: %w", t.config.Name, err)
+}
+
+// dial makes the table on a new socket. Each try needs its own: a kernel that
+// refuses the table has a second answer under way, about the set in it.
+func (t *Table) dial(flags uint32) error {
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		t.nl = c
 		// A transaction answers each of its messages; the default buffers
@@ -107,22 +126,10 @@ func (t *Table) connect() error {
 		return fmt.Errorf("netfilter socket: %w", err)
 	}
 	t.conn = conn
-	err = t.own(flagOwner | flagPersist)
-	if t.owned = err == nil; !t.owned && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)) {
-		err = t.own(0) // a kernel before 6.9, or a table that one made
+	if err := t.own(flags); err != nil {
+		return errors.Join(err, conn.CloseLasting())
 	}
-	if err == nil {
-		return nil
-	}
-	_ = conn.CloseLasting()
-	if errors.Is(err, unix.EPERM) {
-		if os.Geteuid() != 0 {
-			return fault.New(fault.Denied, "nftables table inet %s: %w", t.config.Name, err).WithHint("run as root")
-		}
-		return fault.New(fault.Exists, "nftables table inet %s is owned by another process: %w", t.config.Name, err).
-			WithHint("end the other node on this machine, or give this one a table of its own")
-	}
-	return fmt.Errorf("nftables table inet %s: %w", t.config.Name, err)
+	return nil
 }
 
 // own creates or adopts the table with flags, and the identity map in it. The
