@@ -19,14 +19,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
 // Scaffold are the layers that all containers share.
-type Scaffold struct{ files, bottom string }
+type Scaffold struct {
+	files, bottom string
+	byPath        atomic.Bool // whether the kernel was found to need Options.ByPath
+}
 
 // EtcFiles are the files of a container that the host writes, by their paths inside.
 func EtcFiles() []string { return []string{"/etc/hosts", "/etc/resolv.conf", "/etc/hostname"} }
@@ -95,7 +98,8 @@ type Options struct {
 	UserNS *os.File
 	// NoSuid ignores set-user-id bits.
 	NoSuid bool
-	// ByPath names layers by their path in /proc, as kernels before 6.13 need it.
+	// ByPath names layers instead of giving descriptors. Kernels before 6.13 need
+	// it, which Mount finds out by itself; it takes a millisecond longer.
 	ByPath bool
 }
 
@@ -133,22 +137,6 @@ func MakeUpper(dir string, owner uint32) error {
 
 // Mount makes the root file system. It is mounted nowhere yet.
 func (s *Scaffold) Mount(o Options) (_ *os.File, err error) {
-	root, err := s.mount(o)
-	if !o.ByPath && errors.Is(err, unix.EINVAL) {
-		o.ByPath = true
-		if second, e := s.mount(o); e == nil {
-			return second, nil
-		}
-	}
-	return root, err
-}
-
-func (s *Scaffold) mount(o Options) (_ *os.File, err error) {
-	overlay, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("open overlay: %w", err)
-	}
-	defer func() { _ = unix.Close(overlay) }()
 	layers := append([]string{s.files}, o.Layers...)
 	if o.Points != "" {
 		layers = append(layers, o.Points)
@@ -169,8 +157,33 @@ func (s *Scaffold) mount(o Options) (_ *os.File, err error) {
 		}
 		clones = append(clones, fd)
 	}
-	if err := addLayers(overlay, clones, o.ByPath); err != nil {
-		return nil, explain(overlay, "add layers", err)
+	if !o.ByPath && !s.byPath.Load() {
+		root, err := mountByDescriptor(clones, o)
+		if !errors.Is(err, errDescriptors) {
+			return root, err
+		}
+		s.byPath.Store(true)
+	}
+	return s.mountByPath(clones, o)
+}
+
+// errDescriptors is an overlay that does not take its layers by descriptor.
+var errDescriptors = errors.New("the kernel's overlay takes layers by name only")
+
+func mountByDescriptor(layers []int, o Options) (_ *os.File, err error) {
+	overlay, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open overlay: %w", err)
+	}
+	defer func() { _ = unix.Close(overlay) }()
+	for i, fd := range layers {
+		err := unix.FsconfigSetFd(overlay, "lowerdir+", fd)
+		if i == 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)) { // before 6.13, before 6.5
+			return nil, errDescriptors
+		}
+		if err != nil {
+			return nil, explain(overlay, "add layers", err)
+		}
 	}
 	attributes := unix.MOUNT_ATTR_NODEV
 	if o.NoSuid {
@@ -189,22 +202,6 @@ func (s *Scaffold) mount(o Options) (_ *os.File, err error) {
 		return nil, explain(overlay, "mount overlay", err)
 	}
 	return os.NewFile(uintptr(fd), "rootfs"), nil
-}
-
-func addLayers(overlay int, layers []int, byPath bool) error {
-	if !byPath {
-		for _, fd := range layers {
-			if err := unix.FsconfigSetFd(overlay, "lowerdir+", fd); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	paths := make([]string, len(layers))
-	for i, fd := range layers {
-		paths[i] = "/proc/self/fd/" + strconv.Itoa(fd)
-	}
-	return unix.FsconfigSetString(overlay, "lowerdir", strings.Join(paths, ":"))
 }
 
 func addUpper(overlay int, dir string, durable bool) error {

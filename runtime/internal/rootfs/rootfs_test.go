@@ -61,7 +61,7 @@ func TestMount(t *testing.T) {
 				"read-only": {Layers: []string{top, base}, ByPath: byPath},
 				"writable":  {Layers: []string{top, base}, ByPath: byPath, Upper: upper},
 			} {
-				root, err := s.mount(o)
+				root, err := s.Mount(o)
 				if err != nil {
 					t.Fatal(mode, err)
 				}
