@@ -1,6 +1,5 @@
-// Package rootfs makes the root file systems of containers: an overlay of the
-// image's layers, seen through the container's id map, between two small layers
-// of our own.
+// Package rootfs makes the root file systems of containers: the image's layers,
+// seen through the container's id map, between two small layers of our own.
 //
 //	upper       the container's own, when its root may be written
 //	files       /etc/hosts, resolv.conf and hostname as regular files, whatever the
@@ -9,11 +8,17 @@
 //	points      mount points that the configuration asks for, when there are such
 //	scaffold    /proc, /sys, /dev, /tmp ...: an image may be a single binary
 //
-// The layers are clones of mounts that are nowhere in the file system, so that
-// the overlay vanishes with its last user.
+// Where the kernel can, files, image and scaffold are composed into one EROFS
+// image ahead of time (Compose), which is mounted once; a read-only root without
+// points is a clone of that mount, and nothing else. Every other root is an
+// overlay: of a clone, or of the folders of all layers.
+//
+// Clones and overlays are nowhere in the file system, so that they vanish with
+// their last user.
 package rootfs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,6 +34,7 @@ import (
 type Scaffold struct {
 	files, bottom string
 	byPath        atomic.Bool // whether the kernel was found to need Options.ByPath
+	images        images
 }
 
 // EtcFiles are the files of a container that the host writes, by their paths inside.
@@ -67,7 +73,33 @@ func OpenScaffold(dir string) (*Scaffold, error) {
 			return nil, fmt.Errorf("make the scaffold: %w", err)
 		}
 	}
-	return s, nil
+	return s, s.settle()
+}
+
+// settle gives the layers the same times on every node, for the images that are
+// composed with them.
+func (s *Scaffold) settle() error {
+	for _, dir := range []string{s.files, s.bottom} {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			return unix.UtimesNanoAt(unix.AT_FDCWD, path, make([]unix.Timespec, 2), unix.AT_SYMLINK_NOFOLLOW)
+		})
+		if err != nil {
+			return fmt.Errorf("make the scaffold: %w", err)
+		}
+	}
+	return nil
+}
+
+// stack puts the layers of an image between those of our own, uppermost first.
+func (s *Scaffold) stack(layers []string, points string) []string {
+	out := append([]string{s.files}, layers...)
+	if points != "" {
+		out = append(out, points)
+	}
+	return append(out, s.bottom)
 }
 
 func mkdir(dir string, mode fs.FileMode) error {
@@ -85,7 +117,9 @@ func (s *Scaffold) Covers(destination string) bool {
 
 // Options describe a root file system.
 type Options struct {
-	// Layers are the image's, uppermost first.
+	// Erofs is the file of the composed image; "" for Layers to be stacked.
+	Erofs string
+	// Layers are the image's, uppermost first; not used with Erofs.
 	Layers []string
 	// Points is a folder with further mount points, or "".
 	Points string
@@ -137,11 +171,14 @@ func MakeUpper(dir string, owner uint32) error {
 
 // Mount makes the root file system. It is mounted nowhere yet.
 func (s *Scaffold) Mount(o Options) (_ *os.File, err error) {
-	layers := append([]string{s.files}, o.Layers...)
-	if o.Points != "" {
-		layers = append(layers, o.Points)
+	if o.Erofs != "" && o.Points == "" && o.Upper == "" {
+		fd, err := s.cloneImage(o.Erofs, o.UserNS, o.attributes())
+		if err != nil {
+			return nil, err
+		}
+		return os.NewFile(uintptr(fd), "rootfs"), nil
 	}
-	layers = append(layers, s.bottom)
+	layers := s.stack(o.Layers, o.Points)
 	// A clone that is mounted nowhere lives as long as its descriptor, so each
 	// stays open until the overlay holds it.
 	var clones []int
@@ -150,6 +187,16 @@ func (s *Scaffold) Mount(o Options) (_ *os.File, err error) {
 			_ = unix.Close(fd)
 		}
 	}()
+	if o.Erofs != "" { // has ours in it
+		fd, err := s.cloneImage(o.Erofs, o.UserNS, 0)
+		if err != nil {
+			return nil, err
+		}
+		clones, layers = append(clones, fd), nil
+		if o.Points != "" {
+			layers = []string{o.Points}
+		}
+	}
 	for _, l := range layers {
 		fd, err := Clone(l, o.UserNS, 0)
 		if err != nil {
@@ -185,23 +232,31 @@ func mountByDescriptor(layers []int, o Options) (_ *os.File, err error) {
 			return nil, explain(overlay, "add layers", err)
 		}
 	}
-	attributes := unix.MOUNT_ATTR_NODEV
-	if o.NoSuid {
-		attributes |= unix.MOUNT_ATTR_NOSUID
-	}
-	if o.Upper == "" {
-		attributes |= unix.MOUNT_ATTR_RDONLY
-	} else if err := addUpper(overlay, o.Upper, o.Durable); err != nil {
-		return nil, explain(overlay, "add the writable layer", err)
+	if o.Upper != "" {
+		if err := addUpper(overlay, o.Upper, o.Durable); err != nil {
+			return nil, explain(overlay, "add the writable layer", err)
+		}
 	}
 	if err := unix.FsconfigCreate(overlay); err != nil {
 		return nil, explain(overlay, "mount overlay", err)
 	}
-	fd, err := unix.Fsmount(overlay, unix.FSMOUNT_CLOEXEC, attributes)
+	fd, err := unix.Fsmount(overlay, unix.FSMOUNT_CLOEXEC, int(o.attributes())) //nolint:gosec // a few bits
 	if err != nil {
 		return nil, explain(overlay, "mount overlay", err)
 	}
 	return os.NewFile(uintptr(fd), "rootfs"), nil
+}
+
+// attributes are those of the root's mount.
+func (o *Options) attributes() uint64 {
+	var a uint64 = unix.MOUNT_ATTR_NODEV
+	if o.NoSuid {
+		a |= unix.MOUNT_ATTR_NOSUID
+	}
+	if o.Upper == "" {
+		a |= unix.MOUNT_ATTR_RDONLY
+	}
+	return a
 }
 
 func addUpper(overlay int, dir string, durable bool) error {
@@ -237,9 +292,18 @@ func explain(fd int, doing string, err error) error {
 // Clone gives a copy of the mount at path, as seen through an id map (nil for
 // none), that is mounted nowhere.
 func Clone(path string, userNS *os.File, attributes uint64) (int, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	return cloneAt(unix.AT_FDCWD, path, userNS, attributes)
+}
+
+// cloneAt is Clone of a path below a folder, or of the folder itself for "".
+func cloneAt(dir int, path string, userNS *os.File, attributes uint64) (int, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if path == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	fd, err := unix.OpenTree(dir, path, flags)
 	if err != nil {
-		return -1, fmt.Errorf("clone the mount of %s: %w", path, err)
+		return -1, fmt.Errorf("clone the mount of %s: %w", cmp.Or(path, "the image"), err)
 	}
 	a := unix.MountAttr{Attr_set: attributes, Propagation: unix.MS_PRIVATE}
 	if userNS != nil {
@@ -256,7 +320,7 @@ func Clone(path string, userNS *os.File, attributes uint64) (int, error) {
 	}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &a); err != nil {
 		_ = unix.Close(fd)
-		return -1, fmt.Errorf("set the attributes of %s: %w", path, err)
+		return -1, fmt.Errorf("set the attributes of %s: %w", cmp.Or(path, "the image"), err)
 	}
 	return fd, nil
 }
