@@ -34,6 +34,7 @@ import (
 	"tero.internal/attestation/internal/disk"
 	"tero.internal/attestation/internal/register"
 	"tero.internal/attestation/record"
+	"tero.internal/common/atomicfile"
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
 )
@@ -112,6 +113,9 @@ func open(ctx context.Context, cfg Config, wrap func(driver) driver) (_ *Log, er
 			o.close(ctx)
 		}
 	}()
+	if err := atomicfile.Sweep(cfg.StateDir); err != nil {
+		return nil, disk.Fault("open the launch log", err)
+	}
 	damage := o.file.scan(o.replay)
 	fresh := o.size == 0 && damage == nil
 	if l.keys, err = openKeys(cfg.StateDir, fresh); err != nil {

@@ -83,6 +83,9 @@ func Open(_ context.Context, cfg Config) (*Issuer, error) {
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the certificate authority: %w", err)
 	}
+	if err := atomicfile.Sweep(cfg.StateDir); err != nil {
+		return nil, fmt.Errorf("open the certificate authority: %w", err)
+	}
 	i := &Issuer{cfg: cfg, byContainer: map[workload.ID]Enrolled{}, bySPIFFEID: map[string]workload.ID{}}
 	_, keyErr := os.Lstat(i.path(keyFile))
 	_, certErr := os.Lstat(i.path(certFile))

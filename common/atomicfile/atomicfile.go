@@ -3,11 +3,16 @@
 package atomicfile
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+// temporary is in the names of temporary files.
+const temporary = ".tmp-"
 
 // Write replaces the file at path: temporary file in the same folder, fsync,
 // rename, fsync of the folder. On an error the old file is as it was.
@@ -27,7 +32,7 @@ func Write(path string, data []byte, perm fs.FileMode) error {
 // old one is gone already. The content is durable, the name is only after
 // SyncDir of the folder. On an error the old file is as it was.
 func Replace(path string, data []byte, perm fs.FileMode) (_ *os.File, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-")
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+temporary)
 	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", path, err)
 	}
@@ -51,6 +56,26 @@ func Replace(path string, data []byte, perm fs.FileMode) (_ *os.File, err error)
 		return nil, err
 	}
 	return f, nil
+}
+
+// Sweep removes what writers that were killed have left in folders. Nobody may
+// write there meanwhile. A folder that does not exist is swept.
+func Sweep(dirs ...string) error {
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sweep %s: %w", dir, err)
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), ".") || !strings.Contains(e.Name(), temporary) || !e.Type().IsRegular() {
+				continue
+			}
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("sweep: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // SyncDir makes the names in a folder durable.

@@ -47,3 +47,19 @@ func TestFullDiskKeepsTheOldFile(t *testing.T) {
 		t.Errorf("temporary files are left: %v, %v", names, err)
 	}
 }
+
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{".f.tmp-17", ".f", "f.tmp-1", "f"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := atomicfile.Sweep(dir, filepath.Join(dir, "missing")); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 3 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tero.internal/common/atomicfile"
 	"tero.internal/common/eventbus"
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
@@ -115,6 +116,9 @@ func Open(ctx context.Context, c Config) (_ *Manager, err error) {
 	}
 	if m.lock, err = lockFile(filepath.Join(c.StateDir, "lock")); err != nil {
 		return nil, err
+	}
+	if err := atomicfile.Sweep(c.StateDir, c.RunDir); err != nil {
+		return nil, fmt.Errorf("network manager: %w", err)
 	}
 	own, err := openNamespace("/proc/thread-self/ns/net")
 	if err != nil {

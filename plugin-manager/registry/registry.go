@@ -63,6 +63,9 @@ func Open(dir string) (*Registry, error) {
 	if err := os.MkdirAll(r.packages(), 0o700); err != nil {
 		return nil, fmt.Errorf("plugin registry: %w", err)
 	}
+	if err := atomicfile.Sweep(r.dir); err != nil {
+		return nil, fmt.Errorf("plugin registry: %w", err)
+	}
 	b, err := os.ReadFile(r.file())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,7 +12,7 @@ import (
 )
 
 // exec clones a process into a running container. It gives its terminal, or -1.
-func (k *Keeper) exec(req *protocol.Request, r *protocol.Reply, files []int) (terminal int, err error) {
+func (k *Keeper) exec(conn *os.File, req *protocol.Request, r *protocol.Reply, files []int) (terminal int, err error) {
 	k.mu.Lock()
 	c := k.containers[req.ID]
 	k.mu.Unlock()
@@ -58,22 +59,40 @@ func (k *Keeper) exec(req *protocol.Request, r *protocol.Reply, files []int) (te
 	}
 	_ = proc.gate.Close()
 	_ = proc.status.Close()
-	p := &process{container: req.ID, proc: proc, ended: make(chan struct{})}
+	k.keep(&process{container: req.ID, conn: conn, proc: proc, ended: make(chan struct{})}, r)
+	return terminal, nil
+}
+
+// keep takes note of a process that executes, and waits for its end.
+func (k *Keeper) keep(p *process, r *protocol.Reply) {
 	k.mu.Lock()
 	k.lastToken++
-	r.Token, r.PID = k.lastToken, int32(proc.pid) //nolint:gosec // a pid
+	r.Token, r.PID = k.lastToken, int32(p.proc.pid) //nolint:gosec // a pid
 	k.processes[r.Token] = p
+	if k.conn != p.conn { // who asked has gone meanwhile
+		k.abandon(r.Token, p)
+	}
 	k.mu.Unlock()
 	k.wg.Go(func() {
-		exit, err := wait(proc.pidfd)
+		exit, err := wait(p.proc.pidfd)
 		if err != nil {
-			k.log.Print("wait for a process of ", req.ID, ": ", err)
+			k.log.Print("wait for a process of ", p.container, ": ", err)
 			exit = protocol.Exit{Code: 255, At: time.Now().UnixNano()}
 		}
 		p.exit = exit
 		close(p.ended)
 	})
-	return terminal, nil
+}
+
+// abandon kills a process that nobody will ask for any more, and forgets it
+// when it has ended. The caller holds mu.
+func (k *Keeper) abandon(token uint32, p *process) {
+	_ = signal(p.proc.pidfd, unix.SIGKILL)
+	delete(k.processes, token)
+	k.wg.Go(func() {
+		<-p.ended
+		_ = p.proc.pidfd.Close()
+	})
 }
 
 // checkTerminal makes sure that what a container gave as a terminal is one, and

@@ -46,9 +46,12 @@ type Keeper struct {
 	shutdown  bool
 }
 
-// process is a further process in a container.
+// process is a further process in a container. It is killed when the connection
+// over which it was asked for ends: that has its streams, and nobody else could
+// ask for its exit.
 type process struct {
 	container string
+	conn      *os.File
 	proc      *spawned
 	ended     chan struct{} // closed when exit is valid
 	exit      protocol.Exit
@@ -168,6 +171,11 @@ func (k *Keeper) serve(conn, listener *os.File) {
 	if k.conn == conn {
 		k.conn = nil
 	}
+	for token, p := range k.processes {
+		if p.conn == conn {
+			k.abandon(token, p)
+		}
+	}
 	k.mu.Unlock()
 	_ = conn.Close()
 }
@@ -233,7 +241,7 @@ func (k *Keeper) handle(conn *os.File, req *protocol.Request, r *protocol.Reply,
 	case protocol.OpList:
 		return -1, k.list(conn, r)
 	case protocol.OpExec:
-		return k.exec(req, r, files)
+		return k.exec(conn, req, r, files)
 	case protocol.OpShutdown:
 		return -1, k.stop()
 	case protocol.OpForget:
@@ -346,7 +354,7 @@ func (k *Keeper) forget(id string) error {
 	defer k.mu.Unlock()
 	for token, p := range k.processes {
 		if p.container == id {
-			delete(k.processes, token)
+			k.abandon(token, p)
 		}
 	}
 	return nil

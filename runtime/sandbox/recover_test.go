@@ -181,6 +181,35 @@ func launchWithKeeper(t *testing.T, n *node) (id workload.ID, keeper int, netns 
 	return id, keeper, netns
 }
 
+// TestExecEndsWithItsOwner takes the keeper over from the terod that began a
+// process: nobody has its streams any more, nor could ask how it ended.
+func TestExecEndsWithItsOwner(t *testing.T) {
+	n := newNode(t)
+	id, _, _ := launchWithKeeper(t, n)
+	p, err := n.Exec(t.Context(), id, sandbox.ExecSpec{Args: []string{"/probe", "hold"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	process, err := unix.PidfdOpen(p.PID(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(process) }()
+	next, err := sandbox.OpenNative(t.Context(), n.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ended, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, 5000); err != nil || ended != 1 {
+		t.Errorf("the process outlives its owner: %d, %v", ended, err)
+	}
+	if _, err := next.PID(t.Context(), id); err != nil {
+		t.Errorf("the container does not: %v", err)
+	}
+	if err := next.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestKeeperKilled(t *testing.T) {
 	n := newNode(t)
 	id, keeper, _ := launchWithKeeper(t, n)

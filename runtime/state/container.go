@@ -53,4 +53,7 @@ type Container struct {
 	Created  time.Time                `json:"created"`
 	Started  time.Time                `json:"started,omitzero"`
 	Exit     *Exit                    `json:"exit,omitempty"`
+	// Removing is set before anything of an exited container is removed. One
+	// that is found so after a restart is removed to the end: its log may be gone.
+	Removing bool `json:"removing,omitempty"`
 }

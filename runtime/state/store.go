@@ -57,6 +57,9 @@ func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
+	if err := atomicfile.Sweep(dir); err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
 	s := &Store{path: filepath.Join(dir, journalName), byID: map[workload.ID]Container{}}
 	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -179,6 +182,21 @@ func (s *Store) Add(c Container) error {
 // Update changes a container's record and makes it durable. It gives the new
 // record; fault NotFound when there is none.
 func (s *Store) Update(id workload.ID, change func(*Container)) (Container, error) {
+	return s.update(id, change, true)
+}
+
+// Removing records that the removal of a container has begun; it is nil for an
+// unknown one. Like Remove, it survives the daemon's death and need not survive
+// the machine's.
+func (s *Store) Removing(id workload.ID) error {
+	_, err := s.update(id, func(c *Container) { c.Removing = true }, false)
+	if fault.KindOf(err) == fault.NotFound {
+		return nil
+	}
+	return err
+}
+
+func (s *Store) update(id workload.ID, change func(*Container), durable bool) (Container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.byID[id]
@@ -186,7 +204,7 @@ func (s *Store) Update(id workload.ID, change func(*Container)) (Container, erro
 		return Container{}, notFound(string(id))
 	}
 	change(&c)
-	if err := s.append(entry{Put: &c}, true); err != nil {
+	if err := s.append(entry{Put: &c}, durable); err != nil {
 		return Container{}, err
 	}
 	s.byID[id] = c

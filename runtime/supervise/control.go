@@ -178,8 +178,12 @@ func (s *Supervisor) Remove(ctx context.Context, key string, force bool) (state.
 }
 
 // removeExited removes what is left of an exited container; it is nil for one
-// that is gone.
+// that is gone. Removal takes steps, and what is half removed is no container
+// any more: so a restart in between goes on with it.
 func (s *Supervisor) removeExited(ctx context.Context, id workload.ID, name string) error {
+	if err := s.State.Removing(id); err != nil {
+		return err
+	}
 	if err := s.Sandboxes.Destroy(ctx, id); err != nil {
 		return err
 	}

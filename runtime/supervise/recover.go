@@ -17,7 +17,7 @@ import (
 //	creating   any               undone: nobody was told that it runs
 //	running    running, exited   taken up; the exit is heard at once or later
 //	running    created, none     recorded as exited, its code lost
-//	exited     any               left for its removal
+//	exited     any               left for its removal, which goes on when it had begun
 //	none       any               destroyed
 func (s *Supervisor) recover(ctx context.Context) error {
 	list, err := s.Sandboxes.List(ctx)
@@ -82,7 +82,9 @@ func (s *Supervisor) recoverOne(ctx context.Context, r state.Container, found ma
 		c := &container{exited: make(chan struct{}), exit: *r.Exit, gone: true, remove: r.Spec.AutoRemove}
 		close(c.exited)
 		s.adopt(r.ID, c)
-		if c.remove {
+		if r.Removing {
+			s.autoRemove(ctx, r.ID, r.Spec.Name)
+		} else if c.remove {
 			s.spawn(func(ctx context.Context) { s.autoRemove(ctx, r.ID, r.Spec.Name) })
 		}
 		return nil

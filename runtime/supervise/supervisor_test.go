@@ -381,6 +381,11 @@ func TestRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.add(half.ID, sandbox.Created)
+	leaving := state.Container{ID: workload.NewID(), Phase: state.Exited, Exit: &state.Exit{}, Spec: spec("leaving")}
+	if err := errors.Join(st.Add(leaving), st.Removing(leaving.ID)); err != nil {
+		t.Fatal(err)
+	}
+	m.add(leaving.ID, sandbox.Exited)
 	stranger := workload.NewID()
 	m.add(stranger, sandbox.Running)
 	m.boxes[exited.ID].end(sandbox.Exit{Code: 3})
@@ -401,13 +406,15 @@ func TestRecover(t *testing.T) {
 	if r, err := s.Running("running"); err != nil || r.ID != running.ID {
 		t.Errorf("running container = %+v, %v", r, err)
 	}
-	if _, err := s.Find("half"); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("half-launched container: %v, want not found", err)
+	for _, name := range []string{"half", "leaving"} {
+		if _, err := s.Find(name); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("%s: %v, want not found", name, err)
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.boxes[half.ID] != nil || m.boxes[stranger] != nil {
-		t.Error("a half-launched or unknown sandbox was left")
+	if m.boxes[half.ID] != nil || m.boxes[stranger] != nil || m.boxes[leaving.ID] != nil {
+		t.Error("a half-launched, half-removed or unknown sandbox was left")
 	}
 	if diff := cmp.Diff(map[workload.ID]bool{running.ID: true}, m.enrolled); diff != "" {
 		t.Errorf("identities (-want +got):\n%s", diff)

@@ -1,17 +1,12 @@
 package e2e
 
 import (
-	"context"
-	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"tero.internal/test/testnode"
 )
@@ -55,84 +50,6 @@ func TestContainersOutliveTheDaemon(t *testing.T) {
 	if got := strings.TrimSpace(tero(t, n, 0, "wait", "client").Stdout); got != "137" {
 		t.Errorf("exit code of client: %s, want 137", got)
 	}
-}
-
-// TestKilledAtAnyPoint kills terod again and again while launches, execs, stops
-// and removals go on. Nothing that was acknowledged may be lost, and newNode
-// checks that nothing is left in the end.
-func TestKilledAtAnyPoint(t *testing.T) {
-	n := started(t, "anypoint")
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	const rounds = 12
-	for round := range rounds {
-		acknowledged := load(t, n, round, time.Duration(random.IntN(120))*time.Millisecond)
-		if err := n.Start(t.Context()); err != nil {
-			t.Fatalf("round %d: %v", round, err)
-		}
-		for name := range acknowledged {
-			if c := inspect(t, n, name); c.State != running {
-				t.Errorf("round %d: %s was acknowledged and is %s: %+v", round, name, c.State, c.Exit)
-			}
-			tero(t, n, 0, "rm", "-f", name)
-		}
-		for line := range strings.Lines(tero(t, n, 0, "ps", "-a", "-q").Stdout) {
-			tero(t, n, 0, "rm", "-f", strings.TrimSpace(line)) // launched, and killed before anybody was told
-		}
-	}
-	// Nothing is held any more; addresses rest for a minute before they are given again.
-	for args, wrong := range map[string]string{
-		"ps -a -q":                "c-",
-		"network inspect default": "Endpoint",
-		"identity ls -q":          "spiffe:",
-		"status":                  "NO LAUNCH IS POSSIBLE",
-	} {
-		if got := tero(t, n, 0, strings.Fields(args)...).Stdout; strings.Contains(got, wrong) {
-			t.Errorf("after it all, tero %s says\n%s", args, got)
-		}
-	}
-	tero(t, n, 0, "run", "--rm", "true:v1")
-}
-
-// load works on the node from three sides until it is killed after d, and gives
-// the containers that were acknowledged as running and not asked to go.
-func load(t *testing.T, n *testnode.Node, round int, d time.Duration) map[string]bool {
-	t.Helper()
-	var mu sync.Mutex
-	acknowledged := map[string]bool{}
-	ctx, cancel := context.WithCancel(t.Context())
-	var work sync.WaitGroup
-	for w := range 3 {
-		work.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
-				name := fmt.Sprintf("c-%d-%d-%d", round, w, i)
-				if r := n.Tero(ctx, "run", "-d", "--name", name, "web:v1"); r.Code != 0 {
-					return
-				}
-				mu.Lock()
-				acknowledged[name] = true
-				mu.Unlock()
-				n.Tero(ctx, "exec", name, "/web", "-check")
-				if i%2 == 0 {
-					mu.Lock()
-					delete(acknowledged, name) // from here on it may be gone
-					mu.Unlock()
-					n.Tero(ctx, "rm", "-f", name)
-				}
-			}
-		})
-	}
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
-	if err := n.Kill9(); err != nil {
-		t.Error(err)
-	}
-	cancel()
-	work.Wait()
-	return acknowledged
 }
 
 // TestDemoIsRepeatable plays the demo, kills it in the middle, and plays it again.

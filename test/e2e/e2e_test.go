@@ -3,62 +3,23 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
+	"tero.internal/test/nodetest"
 	"tero.internal/test/testnode"
 )
 
-// binaries builds everything once, from the tree under test.
-var binaries = sync.OnceValues(func() (string, error) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		return "", err
-	}
-	out, err := exec.Command("make", "-s", "-C", root, "build", "examples").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("make: %w: %s", err, out)
-	}
-	return filepath.Join(root, "bin"), nil
-})
+// binaries builds everything once, and gives the folder.
+func binaries() (string, error) { return nodetest.Binaries() }
 
 // newNode gives a node that is cleared up, and checked to have left nothing,
 // when the test ends.
 func newNode(t *testing.T, name string, args ...string) *testnode.Node {
 	t.Helper()
-	bin, err := binaries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := testnode.New(bin, name, args...)
-	ctx := context.WithoutCancel(t.Context())
-	if err := n.Clear(ctx); err != nil {
-		t.Fatalf("clear up after an earlier test: %v", err)
-	}
-	if err := n.MakeNetNS(ctx); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if _, err := os.Stat(n.StateDir()); err == nil {
-			if err := n.Down(ctx); err != nil {
-				t.Errorf("down: %v\n%s", err, n.Log())
-			}
-		}
-		if left, err := n.Left(ctx); err != nil || len(left) > 0 {
-			t.Errorf("left behind: %s (%v)", strings.Join(left, "; "), err)
-		}
-		if err := n.Clear(ctx); err != nil {
-			t.Errorf("clear: %v", err)
-		}
-	})
-	return n
+	return nodetest.New(t, name, args...)
 }
 
 // started gives a running node with the signed images web:v1, client:v1 and
@@ -75,25 +36,13 @@ func started(t *testing.T, name string, args ...string) *testnode.Node {
 
 func importImages(t *testing.T, n *testnode.Node) {
 	t.Helper()
-	tero(t, n, 0, "image", "keygen", "--plain", "--prefix", "test")
+	var images []testnode.Image
 	for _, p := range []string{"web", "client", "true", "rogue"} {
-		tero(t, n, 0, "image", "build", "-t", p+":v1", "--layout", "images", filepath.Join(n.Examples(), p))
-		if p != "rogue" {
-			tero(t, n, 0, "image", "sign", "--key", "test.key", "--layout", "images", p+":v1")
-		}
+		images = append(images, testnode.Image{Name: p + ":v1", Path: filepath.Join(n.Examples(), p), Unsigned: p == "rogue"})
 	}
-	key, err := os.ReadFile(filepath.Join(n.WorkDir(), "test.pub"))
-	if err != nil {
+	if err := n.AddImages(t.Context(), images...); err != nil {
 		t.Fatal(err)
 	}
-	trust := filepath.Join(n.StateDir(), "trust", "images")
-	if err := os.MkdirAll(trust, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(trust, "test.pub"), key, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	tero(t, n, 0, "image", "import", "images")
 }
 
 // tero runs a command that must end with code, and gives its output.

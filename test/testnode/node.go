@@ -84,7 +84,8 @@ func (n *Node) NetNS() string { return "tero-" + n.name }
 
 func (n *Node) cgroup() string { return "tero-" + n.name }
 
-func (n *Node) table() string { return "quantum_" + n.name }
+// Table is the name of the node's nftables table, of family inet.
+func (n *Node) Table() string { return "quantum_" + n.name }
 
 // Examples is the folder of the built example programs.
 func (n *Node) Examples() string { return filepath.Join(n.bin, "examples") }
@@ -109,6 +110,14 @@ func (n *Node) MakeNetNS(ctx context.Context) error {
 
 // Start starts terod and waits until it answers. An error holds what terod said.
 func (n *Node) Start(ctx context.Context) error {
+	if err := n.Spawn(); err != nil {
+		return err
+	}
+	return n.waitReady(ctx)
+}
+
+// Spawn starts terod.
+func (n *Node) Spawn() error {
 	for _, d := range []string{n.StateDir(), n.RunDir(), n.WorkDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
@@ -131,7 +140,7 @@ func (n *Node) Start(ctx context.Context) error {
 		_ = p.cmd.Wait()
 		close(p.exited)
 	}()
-	return n.waitReady(ctx)
+	return nil
 }
 
 // Command is terod with the flags that keep the node to itself, and args.
@@ -139,7 +148,7 @@ func (n *Node) Command(args ...string) *exec.Cmd {
 	return exec.Command(filepath.Join(n.bin, "terod"), append([]string{ //nolint:noctx // the node outlives any context on purpose
 		"--node-name=" + n.name, "--trust-domain=" + n.name + ".tero",
 		"--state-dir=" + n.StateDir(), "--run-dir=" + n.RunDir(), "--cgroup-parent=" + n.cgroup(),
-		"--network-table=" + n.table(), "--log-level=warn",
+		"--network-table=" + n.Table(), "--log-level=warn",
 	}, args...)...)
 }
 
@@ -257,28 +266,70 @@ func (n *Node) Kill9() error {
 	return nil
 }
 
-// processes gives the processes of the node (terod, its keeper, containers), by
-// its folder in their command lines or by its cgroup.
+// Terod is the pid of the running daemon, or of the last one.
+func (n *Node) Terod() int { return n.terod.cmd.Process.Pid }
+
+// Keepers gives the node's keepers, of which there should be one. A keeper is
+// known by the log that it holds open.
+func (n *Node) Keepers() []int {
+	var keepers []int
+	for _, pid := range pids() {
+		if n.keeps(pid) {
+			keepers = append(keepers, pid)
+		}
+	}
+	return keepers
+}
+
+func (n *Node) keeps(pid int) bool {
+	log, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/2", pid))
+	return strings.HasPrefix(log, n.RunDir()+"/")
+}
+
+// processes gives the processes of the node: terod, by its folder in the
+// command line, the keeper, and containers, by their cgroup.
 func (n *Node) processes() []int {
-	var pids []int
+	var ours []int
+	for _, pid := range pids() {
+		dir := filepath.Join("/proc", strconv.Itoa(pid))
+		args, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		groups, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
+		program, _, _ := bytes.Cut(args, []byte{0})
+		terod := strings.HasPrefix(filepath.Base(string(program)), "tero") && bytes.Contains(args, []byte(n.Base()+"/"))
+		if terod || n.keeps(pid) || bytes.Contains(groups, []byte("/"+n.cgroup()+"/")) {
+			ours = append(ours, pid)
+		}
+	}
+	return ours
+}
+
+// pids gives all processes of the machine.
+func pids() []int {
+	var all []int
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
 	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		args, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		groups, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cgroup"))
-		program, _, _ := bytes.Cut(args, []byte{0})
-		ours := strings.HasPrefix(filepath.Base(string(program)), "tero") && bytes.Contains(args, []byte(n.Base()+"/"))
-		if ours || bytes.Contains(groups, []byte("/"+n.cgroup()+"/")) {
-			pids = append(pids, pid)
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			all = append(all, pid)
 		}
 	}
-	return pids
+	return all
+}
+
+// Cgroups gives the node's cgroup in each hierarchy that has it: the parent of
+// those of its containers.
+func (n *Node) Cgroups() ([]string, error) {
+	var dirs []string
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == n.cgroup() {
+			dirs = append(dirs, path)
+			return fs.SkipDir
+		}
+		return nil // a cgroup of somebody else may go while we walk
+	})
+	return dirs, err
 }
 
 // Left names everything that is left of the node in the kernel, of what a node
@@ -297,13 +348,12 @@ func (n *Node) Left(ctx context.Context) ([]string, error) {
 			left = append(left, "mount "+strings.TrimSpace(line))
 		}
 	}
-	if err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && d.Name() == n.cgroup() {
-			left = append(left, "cgroup "+path)
-		}
-		return nil // a cgroup of somebody else may go while we walk
-	}); err != nil {
+	groups, err := n.Cgroups()
+	if err != nil {
 		return nil, err
+	}
+	for _, dir := range groups {
+		left = append(left, "cgroup "+dir)
 	}
 	for what, args := range map[string][]string{
 		"link":           {"ip", "-o", "link", "show", "type", "veth"},
