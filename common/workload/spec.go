@@ -47,6 +47,12 @@ type Spec struct {
 	WritableRootfs bool `json:"writableRootfs,omitempty"`
 	// CapAdd names capabilities to keep ("CAP_NET_RAW"); none are kept otherwise.
 	CapAdd []string `json:"capAdd,omitempty"`
+	// AppArmor names the AppArmor profile of the container's processes; none when empty.
+	AppArmor string `json:"apparmor,omitempty"`
+	// SELinux is the context of the container's processes, user:role:type:level; none when empty.
+	SELinux string `json:"selinux,omitempty"`
+	// NoLandlock leaves out the Landlock layer, which is there where the kernel has it.
+	NoLandlock bool `json:"noLandlock,omitempty"`
 	// Resources are the limits of the container's cgroup.
 	Resources Resources `json:"resources"`
 	// Network is the network to join; "none" for a network namespace without one.
@@ -133,6 +139,9 @@ func (s *Spec) Validate() error {
 	}
 	if s.AutoRemove && !s.Restart.Never() {
 		return fmt.Errorf("a container that is removed when it has exited cannot be restarted: %s", s.Restart)
+	}
+	if err := s.validateLabels(); err != nil {
+		return err
 	}
 	if err := s.Health.validate(); err != nil {
 		return err

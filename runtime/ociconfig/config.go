@@ -17,6 +17,7 @@ import (
 
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/landlock"
 	"tero.internal/runtime/internal/seccomp"
 )
 
@@ -57,8 +58,9 @@ func Build(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
 		return nil, err
 	}
 	return &specs.Spec{
-		Version:  specs.Version,
-		Hostname: hostname(spec),
+		Version:     specs.Version,
+		Hostname:    hostname(spec),
+		Annotations: annotations(spec),
 		Process: &specs.Process{
 			Terminal:        spec.Terminal,
 			User:            who.user,
@@ -67,6 +69,8 @@ func Build(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
 			Cwd:             workingDir(spec.WorkingDir),
 			Capabilities:    caps,
 			NoNewPrivileges: true,
+			ApparmorProfile: spec.AppArmor,
+			SelinuxLabel:    spec.SELinux,
 			Rlimits: []specs.POSIXRlimit{
 				{Type: "RLIMIT_CORE"}, // a core dump would hold the workload's secrets
 				{Type: "RLIMIT_NOFILE", Soft: softOpenFiles, Hard: hardOpenFiles},
@@ -90,8 +94,17 @@ func Build(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
 			Seccomp:       seccomp.DefaultProfile(),
 			MaskedPaths:   maskedPaths(),
 			ReadonlyPaths: readonlyPaths(),
+			MountLabel:    spec.FileContext(),
 		},
 	}, nil
+}
+
+// annotations holds what the OCI configuration has no field for.
+func annotations(spec workload.Spec) map[string]string {
+	if !spec.NoLandlock {
+		return nil
+	}
+	return map[string]string{landlock.Annotation: landlock.Off}
 }
 
 // lookUp finds who the user is inside the image.

@@ -245,7 +245,7 @@ func (n *Native) userNamespace(ctx context.Context, slot idmap.Slot) (*os.File, 
 
 // root makes the container's root file system.
 func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, userNS *os.File, slot idmap.Slot) (*os.File, error) {
-	o := rootfs.Options{Layers: image.Layers, UserNS: userNS, NoSuid: config.Process.NoNewPrivileges}
+	o := rootfs.Options{Layers: image.Layers, UserNS: userNS, NoSuid: config.Process.NoNewPrivileges, Label: config.Linux.MountLabel}
 	points := filepath.Join(n.folder(id), pointsDir)
 	for i := range config.Mounts {
 		m := &config.Mounts[i]

@@ -67,6 +67,9 @@ func overlay(layers []int, upper int, o Options) (*os.File, error) {
 			data += ",volatile"
 		}
 	}
+	if o.Label != "" {
+		data += `,context="` + o.Label + `"` // a label has commas in it
+	}
 	if err := unix.Mkdir("root", 0o700); err != nil {
 		return nil, fmt.Errorf("make a mount point: %w", err)
 	}

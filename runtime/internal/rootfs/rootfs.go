@@ -132,6 +132,8 @@ type Options struct {
 	UserNS *os.File
 	// NoSuid ignores set-user-id bits.
 	NoSuid bool
+	// Label is the SELinux context of all files, or "" for their own.
+	Label string
 	// ByPath names layers instead of giving descriptors. Kernels before 6.13 need
 	// it, which Mount finds out by itself; it takes a millisecond longer.
 	ByPath bool
@@ -171,7 +173,7 @@ func MakeUpper(dir string, owner uint32) error {
 
 // Mount makes the root file system. It is mounted nowhere yet.
 func (s *Scaffold) Mount(o Options) (_ *os.File, err error) {
-	if o.Erofs != "" && o.Points == "" && o.Upper == "" {
+	if o.Erofs != "" && o.Points == "" && o.Upper == "" && o.Label == "" {
 		fd, err := s.cloneImage(o.Erofs, o.UserNS, o.attributes())
 		if err != nil {
 			return nil, err
@@ -193,8 +195,11 @@ func (s *Scaffold) Mount(o Options) (_ *os.File, err error) {
 			return nil, err
 		}
 		clones, layers = append(clones, fd), nil
-		if o.Points != "" {
+		switch {
+		case o.Points != "":
 			layers = []string{o.Points}
+		case o.Upper == "":
+			layers = []string{s.bottom} // an overlay has two layers at least
 		}
 	}
 	for _, l := range layers {
@@ -230,6 +235,11 @@ func mountByDescriptor(layers []int, o Options) (_ *os.File, err error) {
 		}
 		if err != nil {
 			return nil, explain(overlay, "add layers", err)
+		}
+	}
+	if o.Label != "" {
+		if err := unix.FsconfigSetString(overlay, "context", o.Label); err != nil {
+			return nil, explain(overlay, "label the files", err)
 		}
 	}
 	if o.Upper != "" {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
+	"tero.internal/runtime/internal/landlock"
 	"tero.internal/runtime/internal/program"
 	"tero.internal/runtime/internal/rootfs"
 	"tero.internal/runtime/internal/seccomp"
@@ -41,6 +42,10 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 		return nil, err
 	}
 	p := o.Config.Process
+	if err = c.openProc(p); err != nil {
+		return nil, err
+	}
+	c.fenced = landlock.Rules(o.Config, f.landlockABI())
 	c.rootFile = c.Send(o.Root)
 	c.joinCgroups(o.Tasks)
 	c.oomScore(p)
@@ -73,8 +78,12 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 func (f *Filters) Process(config *specs.Spec, p *specs.Process, tasks []*os.File) (*Setup, error) {
 	joined := *config
 	joined.Process = p
-	c := &Setup{config: &joined}
+	c := &Setup{config: &joined, fenced: landlock.Rules(config, f.landlockABI())}
 	if err := c.compile(f); err != nil {
+		return nil, err
+	}
+	if err := c.openProc(p); err != nil {
+		c.Close()
 		return nil, err
 	}
 	c.joinCgroups(tasks)
@@ -127,6 +136,9 @@ func HasNamespace(config *specs.Spec, t specs.LinuxNamespaceType) bool {
 type Filters struct {
 	mu   sync.Mutex // guards list
 	list []compiled
+
+	once sync.Once // guards abi
+	abi  int       // of Landlock
 }
 
 type compiled struct {

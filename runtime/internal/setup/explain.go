@@ -28,6 +28,14 @@ func Explain(step string, errno unix.Errno, p *specs.Process, root *os.File) err
 		return fault.New(fault.NotFound, "working directory %q does not exist in the image", name).
 			WithHint("choose another with --workdir")
 	}
+	if name, ok := strings.CutPrefix(step, StepAppArmor); ok && errno == unix.ENOENT {
+		return fault.New(fault.NotFound, "the AppArmor profile %q is not loaded on this node", name).
+			WithHint("load it with \"apparmor_parser -r FILE\"; \"aa-status\" lists those that are")
+	}
+	if label, ok := strings.CutPrefix(step, StepSELinux); ok && errno == unix.EINVAL {
+		return fault.New(fault.Invalid, "the SELinux policy of this node has no label %q", label).
+			WithHint("is the container policy (container-selinux) installed, and the label of the form user:role:type:level?")
+	}
 	return fault.New(kindOf(errno), "the container could not be set up: %s: %w", step, errno).
 		WithHint("\"tero doctor\" says what this machine lacks")
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
+	"tero.internal/runtime/internal/lsm"
 )
 
 // honoured tells whether the native class does what a field of the OCI
@@ -24,6 +25,7 @@ func honoured(path string) bool {
 		"process.terminal", "process.consoleSize", "process.args", "process.env", "process.cwd",
 		"process.user.uid", "process.user.gid", "process.user.umask", "process.user.additionalGids",
 		"process.capabilities", "process.rlimits", "process.noNewPrivileges", "process.oomScoreAdj", "process.ioPriority",
+		"process.apparmorProfile", "process.selinuxLabel", "linux.mountLabel",
 		"mounts.destination", "mounts.type", "mounts.source", "mounts.options",
 		"linux.namespaces", "linux.sysctl", "linux.maskedPaths", "linux.readonlyPaths", "linux.rootfsPropagation",
 		"linux.personality.domain",
@@ -78,6 +80,9 @@ func Check(config *specs.Spec) error {
 		return fault.New(fault.Invalid, "a limit of memory and swap needs one of memory")
 	}
 	if err := checkLimits(config.Process.Rlimits); err != nil {
+		return err
+	}
+	if err := lsm.Check(config); err != nil {
 		return err
 	}
 	_, err := filterFlags(config.Linux.Seccomp)

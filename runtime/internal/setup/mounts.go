@@ -75,6 +75,9 @@ func (c *Setup) mounts(userNS *os.File) error {
 		}
 		switch m.Type {
 		case "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2":
+			if label := c.config.Linux.MountLabel; label != "" && (m.Type == "tmpfs" || m.Type == "devpts") {
+				o.data = append(o.data, "context="+label)
+			}
 			c.inRoot(m.Destination, unix.O_PATH, slotTarget)
 			c.fileSystem(m.Type, m.Source, o)
 			c.moveTo(program.S(slotMount))

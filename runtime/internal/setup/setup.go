@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
+	"tero.internal/runtime/internal/landlock"
 	"tero.internal/runtime/internal/program"
 )
 
@@ -25,6 +26,7 @@ const (
 	slotFolder         // a folder of the moment
 	slotMaster         // the terminal
 	slotSlave
+	slotRules // the Landlock rules
 )
 
 // Setup is the program of one process, with the files that it refers to.
@@ -39,6 +41,10 @@ type Setup struct {
 	filter   []unix.SockFilter
 	// filterFlags are those of seccomp(2) for the filter.
 	filterFlags uint64
+	// fenced is the Landlock layer, or nil; proc the index of the host's /proc,
+	// when there are labels to write to it.
+	fenced *landlock.Ruleset
+	proc   int
 }
 
 // Files are the files that the program refers to, in order.
@@ -191,9 +197,12 @@ func (c *Setup) wait() {
 // confine drops what the payload must not have. Everything the process could
 // be tricked with is closed or marked to close before.
 func (c *Setup) confine(p *specs.Process) error {
+	c.labels(p)
 	c.execution(p)
-	if !p.NoNewPrivileges {
-		c.seccomp() // only a privileged process may load a filter without no_new_privs
+	c.fence()
+	if !p.NoNewPrivileges { // only a privileged process may do these without no_new_privs
+		c.enclose()
+		c.seccomp()
 	}
 	if err := c.capabilities(p); err != nil {
 		return err
@@ -202,6 +211,7 @@ func (c *Setup) confine(p *specs.Process) error {
 	if p.NoNewPrivileges {
 		c.Step("set no_new_privs")
 		c.Call(unix.SYS_PRCTL, program.I(unix.PR_SET_NO_NEW_PRIVS), program.I(1), program.I(0), program.I(0), program.I(0))
+		c.enclose()
 	}
 	umask := uint32(0o022)
 	if p.User.Umask != nil {

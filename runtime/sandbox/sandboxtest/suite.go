@@ -177,7 +177,7 @@ func (s *Suite) TestAll(t *testing.T) {
 		"confinement": s.confinement, "refusals": s.refusals, "writable root": s.writable, "user": s.user,
 		"capabilities kept": s.capabilities, "files of the network": s.etc, "exec": s.exec, "exec with pipes": s.execPipes, "exec in a terminal": s.execTerminal,
 		"memory limit": s.memory, "task limit": s.tasks, "failures": s.failures, "phases": s.phases, "destroy": s.destroy,
-		"environment of 1 MB": s.bigEnvironment,
+		"environment of 1 MB": s.bigEnvironment, "ordinary work": s.ordinary, "leaked folders": s.leaks, "labels": s.labels,
 	} {
 		t.Run(name, test)
 	}

@@ -107,6 +107,12 @@ func main() {
 		look()
 	case "try":
 		try()
+	case "work":
+		work(args)
+	case "receive":
+		receive(args[0], args[1])
+	case "reach":
+		reach(0, args...)
 	case "size":
 		fmt.Println(size())
 	}
