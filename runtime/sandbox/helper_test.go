@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"context"
+	"os"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -36,4 +37,15 @@ func mustConfigure(tb testing.TB, n *node, s *sandboxtest.Suite) *specs.Spec {
 		tb.Fatal(err)
 	}
 	return config
+}
+
+// pipe gives the ends of a pipe that are closed with the test.
+func pipe(tb testing.TB) (r, w *os.File) {
+	tb.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _, _ = r.Close(), w.Close() }) // most are closed before
+	return r, w
 }

@@ -71,7 +71,7 @@ func ABI() int {
 	if errno != 0 {
 		return 0
 	}
-	return int(abi) //nolint:gosec // a small number
+	return int(abi)
 }
 
 // handled gives the rights that a version knows.

@@ -61,7 +61,7 @@ func (c *Setup) fence() {
 		c.closeSlot(slotTarget)
 		done := c.Skip()
 		file.Land()
-		rule := c.Bytes(beneathAttributes(r.Stream, int32(fd))) //nolint:gosec // 0 to 2
+		rule := c.Bytes(beneathAttributes(r.Stream, int32(fd)))
 		c.Call(unix.SYS_LANDLOCK_ADD_RULE, program.S(slotRules), program.I(pathBeneath), rule, program.I(0)).
 			Tolerate(unix.EBADFD) // a pipe or socket needs no rule
 		done.Land()

@@ -76,7 +76,7 @@ func (s *Suite) leaks(t *testing.T) {
 			spec.NoLandlock = c.off
 			id := s.Launch(t, spec)
 			s.Expect(t, id, "listening\n")
-			folder, err := os.Open(dir)
+			folder, err := os.Open(dir) //nolint:gosec // the test's own
 			if err != nil {
 				t.Fatal(err)
 			}
