@@ -57,6 +57,8 @@ type Spec struct {
 	Resources Resources `json:"resources"`
 	// Network is the network to join; "none" for a network namespace without one.
 	Network string `json:"network"`
+	// Log bounds what is kept of the container's output.
+	Log LogLimits `json:"log,omitzero"`
 	// StopSignal is a signal name ("SIGTERM"); the image's, else SIGTERM, when empty.
 	StopSignal string `json:"stopSignal,omitempty"`
 	// AutoRemove removes the container when it has exited.
@@ -74,6 +76,44 @@ type Spec struct {
 
 // TerminalSize is in characters; zero is unknown.
 type TerminalSize struct{ Rows, Columns uint16 }
+
+// LogLimits bound a container's log; zero means the default.
+type LogLimits struct {
+	// MaxBytes is the size at which another file is begun.
+	MaxBytes int64 `json:"maxBytes,omitempty"`
+	// MaxFiles is how many files are kept.
+	MaxFiles int `json:"maxFiles,omitempty"`
+}
+
+// What a log may be bound to, and what it is when nothing is said: at most 48 MiB
+// of disk a container.
+const (
+	DefaultLogBytes = 16 << 20
+	DefaultLogFiles = 3
+	MinLogBytes     = 256 << 10
+	MaxLogFiles     = 1000
+)
+
+// Or gives the limits with the defaults filled in.
+func (l LogLimits) Or() LogLimits {
+	if l.MaxBytes == 0 {
+		l.MaxBytes = DefaultLogBytes
+	}
+	if l.MaxFiles == 0 {
+		l.MaxFiles = DefaultLogFiles
+	}
+	return l
+}
+
+func (l LogLimits) validate() error {
+	if l.MaxBytes != 0 && l.MaxBytes < MinLogBytes {
+		return fmt.Errorf("log files of %d bytes are under the least that works, 256 KiB", l.MaxBytes)
+	}
+	if l.MaxFiles < 0 || l.MaxFiles > MaxLogFiles {
+		return fmt.Errorf("a log of %d files is not one of 1 to %d", l.MaxFiles, MaxLogFiles)
+	}
+	return nil
+}
 
 // Resources are cgroup limits; zero means the default of the node.
 type Resources struct {
@@ -144,6 +184,9 @@ func (s *Spec) Validate() error {
 		return err
 	}
 	if err := s.Health.validate(); err != nil {
+		return err
+	}
+	if err := s.Log.validate(); err != nil {
 		return err
 	}
 	if r := s.Resources; r.MilliCPU < 0 || r.MemoryBytes < 0 || r.Pids < 0 {

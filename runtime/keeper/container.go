@@ -15,7 +15,7 @@ import (
 	"tero.internal/runtime/internal/protocol"
 )
 
-// The files of a container's folder that the keeper writes.
+// The files of a container's folder that the keeper writes; LogFile is the log's first.
 const (
 	LogFile  = "log"
 	ExitFile = "exit.json"
@@ -60,7 +60,7 @@ func (k *Keeper) create(req *protocol.Request, files []int) (_ *container, err e
 	}
 	c := &container{
 		id: req.ID, phase: protocol.Created, ended: make(chan struct{}),
-		log: &output{abandon: make(chan struct{})},
+		log: &output{abandon: make(chan struct{}), ending: make(chan struct{})},
 	}
 	defer func() {
 		if err != nil {
@@ -119,12 +119,8 @@ func (c *container) open(req *protocol.Request, files []int) error {
 		}
 		c.oom = os.NewFile(uintptr(oom), "oom")
 	}
-	log, err := unix.Openat(folder, LogFile, unix.O_CREAT|unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return fmt.Errorf("open the log: %w", err)
-	}
-	c.log.file = os.NewFile(uintptr(log), LogFile)
-	return nil
+	c.log.log, err = openLog(c.folder, req.LogSize, int(req.LogFiles))
+	return err
 }
 
 // stdio makes the standard streams, and gives the child's ends.
@@ -288,7 +284,7 @@ func (c *container) forget() {
 }
 
 func (c *container) closeFiles() {
-	for _, f := range append([]*os.File{c.netns, c.folder, c.oom, c.terminal, c.log.file, c.stdin}, c.sources...) {
+	for _, f := range append([]*os.File{c.netns, c.folder, c.oom, c.terminal, c.log.log.file, c.stdin}, c.sources...) {
 		if f != nil {
 			_ = f.Close()
 		}

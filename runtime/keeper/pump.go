@@ -17,16 +17,19 @@ const pieceSize = 64 << 10
 // diskRetry is how long a full disk is left alone before the next try.
 const diskRetry = 100 * time.Millisecond
 
+// bufferSize is about how much of the log is written at a time.
+const bufferSize = 2 * pieceSize
+
 // output is a container's log with the pumps that fill it.
 type output struct {
 	pumps sync.WaitGroup
-	// abandon is closed when nobody will want the log any more.
-	abandon chan struct{}
+	// abandon is closed when nobody will want the log any more; ending when the
+	// container has ended.
+	abandon, ending chan struct{}
 
-	mu  sync.Mutex // guards buf and file: one record after the other
+	mu  sync.Mutex // guards what follows: one record after the other
 	buf []byte
-	// file is the log.
-	file *os.File
+	log rotating
 }
 
 // pieces are buffers that are shared by all pumps, so that an idle container has none.
@@ -94,17 +97,17 @@ func readOnce(fd int, buf []byte) (int, error) {
 func (o *output) write(stream crilog.Stream, piece []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.buf = crilog.Append(o.buf[:0], time.Now(), stream, piece)
-	for rest := o.buf; len(rest) > 0; {
-		n, err := o.file.Write(rest)
-		rest = rest[n:]
-		if err == nil {
-			continue
-		}
-		select {
-		case <-o.abandon:
+	for now := time.Now(); len(piece) > 0; {
+		o.buf, piece = crilog.AppendSome(o.buf[:0], bufferSize, now, stream, piece)
+		if o.log.full(len(o.buf)) && !o.log.rotate(o) {
 			return
-		case <-time.After(diskRetry):
+		}
+		for rest := o.buf; len(rest) > 0; {
+			n, err := o.log.write(rest)
+			rest = rest[n:]
+			if err != nil && !o.pause(diskRetry) {
+				return
+			}
 		}
 	}
 	if cap(o.buf) > 2*pieceSize {
@@ -112,9 +115,20 @@ func (o *output) write(stream crilog.Stream, piece []byte) {
 	}
 }
 
+// pause waits before another try; false when there is no use in one.
+func (o *output) pause(d time.Duration) bool {
+	select {
+	case <-o.abandon:
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
 // finish ends the pumps of a container that has ended, with everything that it
 // wrote in the log.
 func (o *output) finish(sources ...*os.File) {
+	close(o.ending)
 	for _, s := range sources {
 		if s != nil {
 			_ = s.SetReadDeadline(time.Unix(1, 0))
@@ -123,6 +137,6 @@ func (o *output) finish(sources ...*os.File) {
 	o.pumps.Wait()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	_ = o.file.Close()
+	o.log.close()
 	o.buf = nil
 }

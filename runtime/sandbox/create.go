@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -35,6 +36,12 @@ const annotationDurable = "internal.tero.durable"
 
 // annotationHealth holds the argv of the health check, in JSON.
 const annotationHealth = "internal.tero.health"
+
+// The annotations that bound the log, when not to the defaults.
+const (
+	annotationLogBytes = "internal.tero.log-max-bytes"
+	annotationLogFiles = "internal.tero.log-max-files"
+)
 
 // createTimeout bounds what the keeper does for one request.
 const createTimeout = 30 * time.Second
@@ -63,6 +70,12 @@ func (n *Native) Configure(spec workload.Spec, image workload.Image) (*specs.Spe
 			return nil, fmt.Errorf("encode the health check: %w", err)
 		}
 		annotate(annotationHealth, string(command))
+	}
+	if spec.Log.MaxBytes != 0 {
+		annotate(annotationLogBytes, strconv.FormatInt(spec.Log.MaxBytes, 10))
+	}
+	if spec.Log.MaxFiles != 0 {
+		annotate(annotationLogFiles, strconv.Itoa(spec.Log.MaxFiles))
 	}
 	return config, nil
 }
@@ -315,6 +328,7 @@ func (n *Native) create(ctx context.Context, id workload.ID, config *specs.Spec,
 	} else if config.Annotations[annotationInput] == "true" {
 		req.Flags |= protocol.FlagInput
 	}
+	boundLog(req, config)
 	folder, err := os.Open(n.folder(id))
 	if err != nil {
 		return nil, err

@@ -47,6 +47,7 @@ func (n *Native) remove(ctx context.Context, id workload.ID, clear func() error)
 	if r != nil {
 		slot, kept = r.Slot, true
 	}
+	n.ReleaseLog(id)
 	group := n.group(id, r)
 	if err := group.Kill(); err != nil {
 		return fmt.Errorf("kill container %s: %w", id.Short(), err)

@@ -25,7 +25,6 @@ import (
 	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/internal/rootfs"
 	"tero.internal/runtime/internal/setup"
-	"tero.internal/runtime/keeper"
 )
 
 // Native makes sandboxes of Linux namespaces. Its methods may be called at the
@@ -47,6 +46,8 @@ type Native struct {
 	userNS map[idmap.Slot]*os.File
 	// made are the containers that this process created and did not start yet.
 	made map[workload.ID]*made
+	// heldLogs are the logs that HoldLog asked for; nil before their start.
+	heldLogs map[workload.ID]*os.File
 }
 
 // made is what Start needs of a Create in the same process.
@@ -63,7 +64,7 @@ type made struct {
 // process that could tell how they end, and their output: they are killed, and
 // exited with code 137, marked as lost.
 func OpenNative(ctx context.Context, c Config) (*Native, error) {
-	n := &Native{Config: c, ids: idmap.New(), userNS: map[idmap.Slot]*os.File{}, made: map[workload.ID]*made{}}
+	n := &Native{Config: c, ids: idmap.New(), userNS: map[idmap.Slot]*os.File{}, made: map[workload.ID]*made{}, heldLogs: map[workload.ID]*os.File{}}
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &n.maxFiles); err != nil {
 		return nil, os.NewSyscallError("getrlimit", err)
 	}
@@ -206,11 +207,6 @@ func (n *Native) call(ctx context.Context, req *protocol.Request, files ...*os.F
 	return reply, file, err
 }
 
-// LogPath gives the file with the container's output.
-func (n *Native) LogPath(id workload.ID) string {
-	return filepath.Join(n.folder(id), keeper.LogFile)
-}
-
 // List gives every sandbox that exists.
 func (n *Native) List(ctx context.Context) ([]Status, error) {
 	known, err := n.listKept(ctx)
@@ -287,6 +283,11 @@ func (n *Native) Close() error {
 	}
 	for _, m := range n.made {
 		_ = m.root.Close()
+	}
+	for _, f := range n.heldLogs {
+		if f != nil {
+			_ = f.Close()
+		}
 	}
 	return nil
 }

@@ -34,6 +34,9 @@ func (n *Native) Start(ctx context.Context, id workload.ID, endpoint *workload.E
 	if err := n.writeEtc(id, m.config.Hostname, endpoint); err != nil {
 		return explainDisk(err)
 	}
+	if err := n.holdLog(id); err != nil {
+		return explainDisk(err)
+	}
 	n.mu.Lock()
 	delete(n.made, id)
 	n.mu.Unlock()

@@ -25,6 +25,7 @@ func specFromProto(p *runtimev1.ContainerSpec) (workload.Spec, error) {
 	if s.Network == "" {
 		s.Network = workload.NetworkDefault
 	}
+	s.Log = workload.LogLimits{MaxBytes: p.GetLogMaxBytes(), MaxFiles: int(p.GetLogMaxFiles())}
 	if s.Name == "" {
 		s.Name = madeUpName(s.Image)
 	}
@@ -67,6 +68,7 @@ func specToProto(s workload.Spec) *runtimev1.ContainerSpec {
 		Terminal: s.Terminal, OpenStdin: s.OpenStdin, WritableRootfs: s.WritableRootfs, CapAdd: s.CapAdd,
 		MilliCpu: s.Resources.MilliCPU, MemoryBytes: s.Resources.MemoryBytes, Pids: s.Resources.Pids,
 		Network: s.Network, StopSignal: s.StopSignal, AutoRemove: s.AutoRemove, MinLevel: s.MinLevel.String(),
+		LogMaxBytes: s.Log.MaxBytes, LogMaxFiles: int32(s.Log.MaxFiles), //nolint:gosec // at most 1000
 	}
 }
 

@@ -6,10 +6,7 @@ import (
 	"context"
 	"time"
 
-	"google.golang.org/grpc"
-
 	runtimev1 "tero.internal/api/runtime/v1"
-	"tero.internal/common/fault"
 	"tero.internal/common/rpc"
 	"tero.internal/common/workload"
 	"tero.internal/runtime/state"
@@ -137,18 +134,4 @@ func (r *Runtime) WaitContainer(ctx context.Context, req *runtimev1.WaitContaine
 		return nil, err
 	}
 	return &runtimev1.WaitContainerResponse{Exit: exitToProto(exit)}, nil
-}
-
-// Logs streams a container's output.
-func (r *Runtime) Logs(req *runtimev1.LogsRequest, stream grpc.ServerStreamingServer[runtimev1.LogsResponse]) error {
-	if req.GetTail() < 0 {
-		return fault.New(fault.Invalid, "a tail of %d lines makes no sense", req.GetTail())
-	}
-	c, err := r.supervisor.Find(req.GetContainer())
-	if err != nil {
-		return err
-	}
-	release := r.supervisor.Hold(c.ID)
-	defer release()
-	return r.follow(stream.Context(), c.ID, followOptions{follow: req.GetFollow(), tail: req.GetTail()}, stream.Send)
 }

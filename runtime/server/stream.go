@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/common/fault"
@@ -23,6 +22,7 @@ import (
 // Sandboxes are the containers' processes (sandbox.Native).
 type Sandboxes interface {
 	Streams
+	Outputs
 	PID(ctx context.Context, container workload.ID) (int, error)
 }
 
@@ -33,37 +33,14 @@ type Streams interface {
 	// CloseInput tells the container that its standard input has ended.
 	CloseInput(ctx context.Context, container workload.ID) error
 	Resize(ctx context.Context, container workload.ID, rows, columns uint16) error
-	LogPath(container workload.ID) string
 	Exec(ctx context.Context, container workload.ID, spec sandbox.ExecSpec) (*sandbox.Process, error)
 }
 
-type followOptions struct {
-	follow bool
-	tail   int64
-}
-
-// follow sends what the container has written, and with opts.follow what it
-// writes until it has exited.
-func (r *Runtime) follow(ctx context.Context, id workload.ID, opts followOptions, send func(*runtimev1.LogsResponse) error) error {
-	o := crilog.Options{Tail: opts.tail}
-	if opts.follow {
-		o.Until = r.supervisor.Exited(id)
-	}
-	for record, err := range crilog.Read(ctx, r.sandboxes.LogPath(id), o) {
-		if err != nil {
-			return err
-		}
-		stream := runtimev1.Output_STREAM_STDOUT
-		if record.Stream == crilog.Stderr {
-			stream = runtimev1.Output_STREAM_STDERR
-		}
-		if err := send(&runtimev1.LogsResponse{
-			Time: timestamppb.New(record.At), Output: &runtimev1.Output{Stream: stream, Data: record.Output},
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
+// Outputs are the logs of containers.
+type Outputs interface {
+	LogPath(container workload.ID) string
+	// ReleaseLog ends the hold that a launch took of its log.
+	ReleaseLog(container workload.ID)
 }
 
 // Attach connects the caller with a container's streams, launching it first
@@ -82,9 +59,7 @@ func (r *Runtime) Attach(stream grpc.BidiStreamingServer[runtimev1.AttachRequest
 	f := &feeder{runtime: r, container: c.ID}
 	defer f.close()
 	go f.feed(stream)
-	if err := r.follow(ctx, c.ID, opts, func(l *runtimev1.LogsResponse) error {
-		return stream.Send(&runtimev1.AttachResponse{Response: &runtimev1.AttachResponse_Output{Output: l.GetOutput()}})
-	}); err != nil {
+	if err := r.sendOutput(ctx, c.ID, opts, stream.Send); err != nil {
 		return err
 	}
 	exit, err := r.supervisor.Wait(ctx, c.ID)
@@ -98,15 +73,20 @@ func (r *Runtime) Attach(stream grpc.BidiStreamingServer[runtimev1.AttachRequest
 // holds it.
 func (r *Runtime) attachTo(
 	ctx context.Context, first *runtimev1.AttachRequest, send func(*runtimev1.AttachResponse) error,
-) (state.Container, followOptions, func(), error) {
-	opts := followOptions{follow: true}
+) (state.Container, crilog.Options, func(), error) {
+	var opts crilog.Options
 	switch req := first.GetRequest().(type) {
 	case *runtimev1.AttachRequest_Run:
-		c, resp, release, err := r.launch(ctx, req.Run, true)
+		c, resp, end, err := r.launch(ctx, req.Run, true)
 		if err != nil {
-			release()
+			end()
 			return c, opts, nil, err
 		}
+		release := func() {
+			r.sandboxes.ReleaseLog(c.ID)
+			end()
+		}
+		opts.Opened = func() { r.sandboxes.ReleaseLog(c.ID) } // the reader holds it by then
 		if err := send(&runtimev1.AttachResponse{Response: &runtimev1.AttachResponse_Launched{Launched: resp}}); err != nil {
 			release()
 			return c, opts, nil, err
@@ -118,7 +98,7 @@ func (r *Runtime) attachTo(
 			return c, opts, nil, err
 		}
 		if !req.Start.GetFromBeginning() {
-			opts.tail = crilog.TailNone
+			opts.Tail = crilog.TailNone
 		}
 		return c, opts, r.supervisor.Hold(c.ID), nil
 	}

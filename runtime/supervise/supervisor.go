@@ -32,6 +32,9 @@ type Sandboxes interface {
 	// Wait gives the exit, also when it was long ago.
 	Wait(ctx context.Context, container workload.ID) (sandbox.Exit, error)
 	List(ctx context.Context) ([]sandbox.Status, error)
+	// HoldLog makes a container whose launch is to come wait rather than lose
+	// output that nobody has read.
+	HoldLog(container workload.ID)
 	Destroy(ctx context.Context, container workload.ID) error
 }
 
@@ -104,7 +107,8 @@ func (s *Supervisor) Close() {
 }
 
 // Run launches spec under a new id. When hold is true, the container is not
-// removed, whatever its spec says, before release is called; release is never nil.
+// removed, whatever its spec says, before release is called, and its log is held;
+// release is never nil.
 func (s *Supervisor) Run(ctx context.Context, caller workload.Principal, spec workload.Spec, hold bool) (_ state.Container, release func(), err error) {
 	release = func() {}
 	id := workload.NewID()
@@ -114,6 +118,9 @@ func (s *Supervisor) Run(ctx context.Context, caller workload.Principal, spec wo
 	}
 	c := &container{exited: make(chan struct{}), remove: spec.AutoRemove}
 	s.adopt(id, c) // before anybody can find it running
+	if hold {
+		s.Sandboxes.HoldLog(id)
+	}
 	l, err := s.Launcher.Run(ctx, caller, id, spec)
 	if err != nil {
 		s.publishFailure(id, spec.Name, err)

@@ -116,6 +116,8 @@ func (m *machine) Destroy(_ context.Context, id workload.ID) error {
 	return nil
 }
 
+func (m *machine) HoldLog(workload.ID) {}
+
 func (m *machine) Detach(_ context.Context, id workload.ID) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -149,7 +149,9 @@ type ContainerSpec struct {
 	Network        string                 `protobuf:"bytes,17,opt,name=network,proto3" json:"network,omitempty"`                         // "default" when empty, "none" for none
 	StopSignal     string                 `protobuf:"bytes,18,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"` // SIG...
 	AutoRemove     bool                   `protobuf:"varint,19,opt,name=auto_remove,json=autoRemove,proto3" json:"auto_remove,omitempty"`
-	MinLevel       string                 `protobuf:"bytes,20,opt,name=min_level,json=minLevel,proto3" json:"min_level,omitempty"` // L0 to L3; L0 when empty
+	MinLevel       string                 `protobuf:"bytes,20,opt,name=min_level,json=minLevel,proto3" json:"min_level,omitempty"`             // L0 to L3; L0 when empty
+	LogMaxBytes    int64                  `protobuf:"varint,50,opt,name=log_max_bytes,json=logMaxBytes,proto3" json:"log_max_bytes,omitempty"` // size of a log file; 16 MiB when 0
+	LogMaxFiles    int32                  `protobuf:"varint,51,opt,name=log_max_files,json=logMaxFiles,proto3" json:"log_max_files,omitempty"` // log files that are kept; 3 when 0
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -322,6 +324,20 @@ func (x *ContainerSpec) GetMinLevel() string {
 		return x.MinLevel
 	}
 	return ""
+}
+
+func (x *ContainerSpec) GetLogMaxBytes() int64 {
+	if x != nil {
+		return x.LogMaxBytes
+	}
+	return 0
+}
+
+func (x *ContainerSpec) GetLogMaxFiles() int32 {
+	if x != nil {
+		return x.LogMaxFiles
+	}
+	return 0
 }
 
 // Exit is how a container's first process ended.
@@ -1164,6 +1180,7 @@ type AttachResponse struct {
 	//	*AttachResponse_Launched
 	//	*AttachResponse_Output
 	//	*AttachResponse_Exit
+	//	*AttachResponse_Dropped
 	Response      isAttachResponse_Response `protobuf_oneof:"response"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1233,6 +1250,15 @@ func (x *AttachResponse) GetExit() *Exit {
 	return nil
 }
 
+func (x *AttachResponse) GetDropped() bool {
+	if x != nil {
+		if x, ok := x.Response.(*AttachResponse_Dropped); ok {
+			return x.Dropped
+		}
+	}
+	return false
+}
+
 type isAttachResponse_Response interface {
 	isAttachResponse_Response()
 }
@@ -1249,11 +1275,17 @@ type AttachResponse_Exit struct {
 	Exit *Exit `protobuf:"bytes,3,opt,name=exit,proto3,oneof"` // last message
 }
 
+type AttachResponse_Dropped struct {
+	Dropped bool `protobuf:"varint,4,opt,name=dropped,proto3,oneof"` // output before what comes next was removed by the log's limits
+}
+
 func (*AttachResponse_Launched) isAttachResponse_Response() {}
 
 func (*AttachResponse_Output) isAttachResponse_Response() {}
 
 func (*AttachResponse_Exit) isAttachResponse_Response() {}
+
+func (*AttachResponse_Dropped) isAttachResponse_Response() {}
 
 // ExecRequest starts a process (first message), then feeds it.
 type ExecRequest struct {
@@ -2156,6 +2188,8 @@ type LogsRequest struct {
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	Follow        bool                   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"` // until the container has exited
 	Tail          int64                  `protobuf:"varint,3,opt,name=tail,proto3" json:"tail,omitempty"`     // only the last lines; 0: all
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`    // leave out what is older
+	Until         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`    // end there, also when following
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2211,11 +2245,26 @@ func (x *LogsRequest) GetTail() int64 {
 	return 0
 }
 
+func (x *LogsRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *LogsRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 // LogsResponse is one line, or a part of a line that was too long.
 type LogsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Time          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
-	Output        *Output                `protobuf:"bytes,2,opt,name=output,proto3" json:"output,omitempty"` // with its line feed, unless the line goes on
+	Output        *Output                `protobuf:"bytes,2,opt,name=output,proto3" json:"output,omitempty"`    // with its line feed, unless the line goes on
+	Dropped       bool                   `protobuf:"varint,3,opt,name=dropped,proto3" json:"dropped,omitempty"` // output before this was removed by the log's limits before it could be read
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2264,11 +2313,18 @@ func (x *LogsResponse) GetOutput() *Output {
 	return nil
 }
 
+func (x *LogsResponse) GetDropped() bool {
+	if x != nil {
+		return x.Dropped
+	}
+	return false
+}
+
 var File_runtime_v1_runtime_proto protoreflect.FileDescriptor
 
 const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\n" +
-	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x05\n" +
+	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x05\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x1e\n" +
@@ -2296,7 +2352,9 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"stopSignal\x12\x1f\n" +
 	"\vauto_remove\x18\x13 \x01(\bR\n" +
 	"autoRemove\x12\x1b\n" +
-	"\tmin_level\x18\x14 \x01(\tR\bminLevel\x1a9\n" +
+	"\tmin_level\x18\x14 \x01(\tR\bminLevel\x12\"\n" +
+	"\rlog_max_bytes\x182 \x01(\x03R\vlogMaxBytes\x12\"\n" +
+	"\rlog_max_files\x183 \x01(\x05R\vlogMaxFiles\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x97\x01\n" +
@@ -2371,11 +2429,12 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\arequest\"R\n" +
 	"\vAttachStart\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12%\n" +
-	"\x0efrom_beginning\x18\x02 \x01(\bR\rfromBeginning\"\xb8\x01\n" +
+	"\x0efrom_beginning\x18\x02 \x01(\bR\rfromBeginning\"\xd4\x01\n" +
 	"\x0eAttachResponse\x12:\n" +
 	"\blaunched\x18\x01 \x01(\v2\x1c.tero.runtime.v1.RunResponseH\x00R\blaunched\x121\n" +
 	"\x06output\x18\x02 \x01(\v2\x17.tero.runtime.v1.OutputH\x00R\x06output\x12+\n" +
-	"\x04exit\x18\x03 \x01(\v2\x15.tero.runtime.v1.ExitH\x00R\x04exitB\n" +
+	"\x04exit\x18\x03 \x01(\v2\x15.tero.runtime.v1.ExitH\x00R\x04exit\x12\x1a\n" +
+	"\adropped\x18\x04 \x01(\bH\x00R\adroppedB\n" +
 	"\n" +
 	"\bresponse\"\xd8\x01\n" +
 	"\vExecRequest\x122\n" +
@@ -2431,14 +2490,17 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\x14WaitContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"B\n" +
 	"\x15WaitContainerResponse\x12)\n" +
-	"\x04exit\x18\x01 \x01(\v2\x15.tero.runtime.v1.ExitR\x04exit\"W\n" +
+	"\x04exit\x18\x01 \x01(\v2\x15.tero.runtime.v1.ExitR\x04exit\"\xbb\x01\n" +
 	"\vLogsRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
-	"\x04tail\x18\x03 \x01(\x03R\x04tail\"o\n" +
+	"\x04tail\x18\x03 \x01(\x03R\x04tail\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\x89\x01\n" +
 	"\fLogsResponse\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12/\n" +
-	"\x06output\x18\x02 \x01(\v2\x17.tero.runtime.v1.OutputR\x06output*W\n" +
+	"\x06output\x18\x02 \x01(\v2\x17.tero.runtime.v1.OutputR\x06output\x12\x18\n" +
+	"\adropped\x18\x03 \x01(\bR\adropped*W\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_CREATING\x10\x01\x12\x11\n" +
@@ -2534,33 +2596,35 @@ var file_runtime_v1_runtime_proto_depIdxs = []int32{
 	6,  // 25: tero.runtime.v1.InspectContainerResponse.container:type_name -> tero.runtime.v1.Container
 	3,  // 26: tero.runtime.v1.StopContainerResponse.exit:type_name -> tero.runtime.v1.Exit
 	3,  // 27: tero.runtime.v1.WaitContainerResponse.exit:type_name -> tero.runtime.v1.Exit
-	32, // 28: tero.runtime.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	9,  // 29: tero.runtime.v1.LogsResponse.output:type_name -> tero.runtime.v1.Output
-	7,  // 30: tero.runtime.v1.RuntimeService.Run:input_type -> tero.runtime.v1.RunRequest
-	11, // 31: tero.runtime.v1.RuntimeService.Attach:input_type -> tero.runtime.v1.AttachRequest
-	14, // 32: tero.runtime.v1.RuntimeService.Exec:input_type -> tero.runtime.v1.ExecRequest
-	17, // 33: tero.runtime.v1.RuntimeService.ListContainers:input_type -> tero.runtime.v1.ListContainersRequest
-	19, // 34: tero.runtime.v1.RuntimeService.InspectContainer:input_type -> tero.runtime.v1.InspectContainerRequest
-	21, // 35: tero.runtime.v1.RuntimeService.StopContainer:input_type -> tero.runtime.v1.StopContainerRequest
-	23, // 36: tero.runtime.v1.RuntimeService.KillContainer:input_type -> tero.runtime.v1.KillContainerRequest
-	25, // 37: tero.runtime.v1.RuntimeService.RemoveContainer:input_type -> tero.runtime.v1.RemoveContainerRequest
-	27, // 38: tero.runtime.v1.RuntimeService.WaitContainer:input_type -> tero.runtime.v1.WaitContainerRequest
-	29, // 39: tero.runtime.v1.RuntimeService.Logs:input_type -> tero.runtime.v1.LogsRequest
-	8,  // 40: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
-	13, // 41: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
-	16, // 42: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
-	18, // 43: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
-	20, // 44: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
-	22, // 45: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
-	24, // 46: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
-	26, // 47: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
-	28, // 48: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
-	30, // 49: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
-	40, // [40:50] is the sub-list for method output_type
-	30, // [30:40] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	32, // 28: tero.runtime.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	32, // 29: tero.runtime.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	32, // 30: tero.runtime.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	9,  // 31: tero.runtime.v1.LogsResponse.output:type_name -> tero.runtime.v1.Output
+	7,  // 32: tero.runtime.v1.RuntimeService.Run:input_type -> tero.runtime.v1.RunRequest
+	11, // 33: tero.runtime.v1.RuntimeService.Attach:input_type -> tero.runtime.v1.AttachRequest
+	14, // 34: tero.runtime.v1.RuntimeService.Exec:input_type -> tero.runtime.v1.ExecRequest
+	17, // 35: tero.runtime.v1.RuntimeService.ListContainers:input_type -> tero.runtime.v1.ListContainersRequest
+	19, // 36: tero.runtime.v1.RuntimeService.InspectContainer:input_type -> tero.runtime.v1.InspectContainerRequest
+	21, // 37: tero.runtime.v1.RuntimeService.StopContainer:input_type -> tero.runtime.v1.StopContainerRequest
+	23, // 38: tero.runtime.v1.RuntimeService.KillContainer:input_type -> tero.runtime.v1.KillContainerRequest
+	25, // 39: tero.runtime.v1.RuntimeService.RemoveContainer:input_type -> tero.runtime.v1.RemoveContainerRequest
+	27, // 40: tero.runtime.v1.RuntimeService.WaitContainer:input_type -> tero.runtime.v1.WaitContainerRequest
+	29, // 41: tero.runtime.v1.RuntimeService.Logs:input_type -> tero.runtime.v1.LogsRequest
+	8,  // 42: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
+	13, // 43: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
+	16, // 44: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
+	18, // 45: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
+	20, // 46: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
+	22, // 47: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
+	24, // 48: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
+	26, // 49: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
+	28, // 50: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
+	30, // 51: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
+	42, // [42:52] is the sub-list for method output_type
+	32, // [32:42] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_runtime_v1_runtime_proto_init() }
@@ -2580,6 +2644,7 @@ func file_runtime_v1_runtime_proto_init() {
 		(*AttachResponse_Launched)(nil),
 		(*AttachResponse_Output)(nil),
 		(*AttachResponse_Exit)(nil),
+		(*AttachResponse_Dropped)(nil),
 	}
 	file_runtime_v1_runtime_proto_msgTypes[12].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),

@@ -165,3 +165,153 @@ func TestFollowEndsWithFolder(t *testing.T) {
 		}
 	}
 }
+
+// rotated writes a log of several files, each a list of outputs.
+func rotated(t *testing.T, first int, list ...[]string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "log")
+	n := 0
+	for i, outputs := range list {
+		var log []byte
+		for _, o := range outputs {
+			log = crilog.Append(log, stamp(n), crilog.Stdout, []byte(o))
+			n++
+		}
+		name := filepath.Join(filepath.Dir(path), crilog.Name("log", first+i))
+		if err := os.WriteFile(name, log, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(name, stamp(n-1), stamp(n-1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// TestFiles reads logs of several files.
+func TestFiles(t *testing.T) {
+	path := rotated(t, 9, []string{"one\n", "two\n"}, []string{"th"}, []string{"ree\n", "four\n"}, nil, []string{"five\n"})
+	for name, c := range map[string]struct {
+		o    crilog.Options
+		want string
+	}{
+		"all":               {crilog.Options{}, "one\ntwo\nthree\nfour\nfive\n"},
+		"one":               {crilog.Options{Tail: 1}, "five\n"},
+		"two":               {crilog.Options{Tail: 2}, "four\nfive\n"},
+		"a line in two":     {crilog.Options{Tail: 3}, "three\nfour\nfive\n"},
+		"four":              {crilog.Options{Tail: 4}, "two\nthree\nfour\nfive\n"},
+		"too many":          {crilog.Options{Tail: 6}, "one\ntwo\nthree\nfour\nfive\n"},
+		"since":             {crilog.Options{Since: stamp(3)}, "ree\nfour\nfive\n"},
+		"before":            {crilog.Options{Before: stamp(3)}, "one\ntwo\nth"},
+		"between":           {crilog.Options{Since: stamp(1), Before: stamp(4)}, "two\nthree\n"},
+		"tail and since":    {crilog.Options{Tail: 4, Since: stamp(4)}, "four\nfive\n"},
+		"held":              {crilog.Options{Keep: true}, "one\ntwo\nthree\nfour\nfive\n"},
+		"held from the end": {crilog.Options{Tail: 3, Keep: true}, "three\nfour\nfive\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, collect(t, path, c.o)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestLongTail looks back over more than is read at a time.
+func TestLongTail(t *testing.T) {
+	var outputs []string
+	for range 50 {
+		outputs = append(outputs, strings.Repeat("x", 10_000)+"\n")
+	}
+	path := rotated(t, 0, outputs, outputs)
+	for _, n := range []int64{1, 7, 49, 50, 51, 99, 100, 101} {
+		if got := collect(t, path, crilog.Options{Tail: n}); len(got) != int(min(n, 100))*10_001 {
+			t.Errorf("tail of %d: %d bytes", n, len(got))
+		}
+	}
+}
+
+// TestDropped tells that the beginning is missing, and what was removed under
+// a reader that holds nothing.
+func TestDropped(t *testing.T) {
+	path := rotated(t, 3, []string{"one\n"}, []string{"two\n"}, []string{"three\n"})
+	folder := filepath.Dir(path)
+	var got []string
+	for r, err := range crilog.Read(t.Context(), path, crilog.Options{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Dropped {
+			got = append(got, "...")
+		}
+		got = append(got, string(r.Output))
+		if string(r.Output) == "one\n" {
+			for _, n := range []int{3, 4} {
+				if err := os.Remove(filepath.Join(folder, crilog.Name("log", n))); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"...", "one\n", "...", "three\n"}, got); diff != "" {
+		t.Error(diff)
+	}
+	for r, err := range crilog.Read(t.Context(), path, crilog.Options{Tail: 1}) {
+		if r.Dropped || err != nil {
+			t.Error("a tail misses nothing: ", err)
+		}
+	}
+}
+
+// TestFollowBefore ends the waiting at a time.
+func TestFollowBefore(t *testing.T) {
+	path := writeLog(t, "one\n")
+	n := 0
+	for _, err := range crilog.Read(t.Context(), path, crilog.Options{Until: make(chan struct{}), Before: time.Now().Add(20 * time.Millisecond)}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n != 1 {
+		t.Errorf("%d records", n)
+	}
+}
+
+// TestHold holds a file, and no other holder keeps it from being told.
+func TestHold(t *testing.T) {
+	path := writeLog(t, "one\n")
+	open := func() *os.File {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		return f
+	}
+	reader, writer := open(), open()
+	if err := crilog.Hold(reader); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := crilog.Held(writer); !held || err != nil {
+		t.Errorf("held %v, %v", held, err)
+	}
+	if err := reader.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := crilog.Held(writer); held || err != nil {
+		t.Errorf("held %v, %v", held, err)
+	}
+	if err := crilog.Hold(open()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("hold what is being removed: %v", err)
+	}
+	if err := writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	removed := open()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := crilog.Hold(removed); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("hold what was removed: %v", err)
+	}
+}

@@ -13,7 +13,7 @@ import (
 )
 
 // Version is raised when the two sides of a change could misunderstand each other.
-const Version = 1
+const Version = 2
 
 // Op is what a request asks for.
 type Op uint16
@@ -84,6 +84,10 @@ type Request struct {
 	// UID and GID own the standard streams, in the host's numbers.
 	UID, GID uint32
 	Rlimits  []Rlimit
+	// LogSize and LogFiles bound the container's log: bytes a file, and how many
+	// files; no bound when LogSize is 0.
+	LogSize  int64
+	LogFiles uint32
 	// Program, Folder, OOM and Cgroup are indexes of files, or None: the
 	// program, the container's folder, the file that counts kills for lack of
 	// memory, the cgroup v2 folder to be born in.
@@ -184,6 +188,8 @@ func (r *Request) Encode() []byte {
 		e.u64(l.Soft)
 		e.u64(l.Hard)
 	}
+	e.u64(uint64(r.LogSize)) //nolint:gosec // two's complement, undone by DecodeRequest
+	e.u32(r.LogFiles)
 	for _, i := range []int32{r.Program, r.Folder, r.OOM, r.Cgroup} {
 		e.i32(i)
 	}
@@ -200,6 +206,7 @@ func DecodeRequest(b []byte, files int) (*Request, error) {
 	for range min(int(d.u16()), 64) {
 		r.Rlimits = append(r.Rlimits, Rlimit{d.u32(), d.u64(), d.u64()})
 	}
+	r.LogSize, r.LogFiles = int64(d.u64()), d.u32() //nolint:gosec // two's complement
 	for _, i := range []*int32{&r.Program, &r.Folder, &r.OOM, &r.Cgroup} {
 		if *i = d.i32(); *i < None || int(*i) >= files {
 			d.bad = true

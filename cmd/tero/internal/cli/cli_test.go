@@ -126,9 +126,9 @@ func TestTerminalNeedsATerminal(t *testing.T) {
 func TestSpecOfFlags(t *testing.T) {
 	got := run(t, "", "run", "-d", "--format", "{{json .container.spec}}", "--name", "w", "-e", "A=1", "-l", "app=web", "--entrypoint", "/bin/x",
 		"-w", "/srv", "-u", "1000:1000", "--hostname", "h", "--cpus", "0.25", "--memory", "64MiB", "--pids-limit", "7", "--network", "none",
-		"--cap-add", "net_raw", "--writable", "--min-level", "L1", "--stop-signal", "int", "--rm", "web", "-x", "--name")
+		"--cap-add", "net_raw", "--writable", "--min-level", "L1", "--stop-signal", "int", "--log-opt", "max-size=1m", "--log-opt", "max-file=2", "--rm", "web", "-x", "--name")
 	want := `{"args":["-x","--name"],"autoRemove":true,"capAdd":["CAP_NET_RAW"],"entrypoint":["/bin/x"],"env":["A=1"],"hostname":"h","image":"web",` +
-		`"labels":{"app":"web"},"memoryBytes":"67108864","milliCpu":"250","minLevel":"L1","name":"w","network":"none","openStdin":false,"pids":"7",` +
+		`"labels":{"app":"web"},"logMaxBytes":"1048576","logMaxFiles":2,"memoryBytes":"67108864","milliCpu":"250","minLevel":"L1","name":"w","network":"none","openStdin":false,"pids":"7",` +
 		`"stopSignal":"SIGINT","terminal":false,"user":"1000:1000","workingDir":"/srv","writableRootfs":true}` + "\n"
 	if d := cmp.Diff(want, got.stdout); d != "" || got.code != 0 {
 		t.Errorf("(-want +got):\n%s\n%s", d, got)
@@ -137,6 +137,10 @@ func TestSpecOfFlags(t *testing.T) {
 
 func TestBadFlagValues(t *testing.T) {
 	for name, c := range map[string]struct{ args, want string }{
+		"log size":    {"run --log-opt max-size=x web", `--log-opt max-size: "x" is not a size`},
+		"log files":   {"run --log-opt max-file=0 web", `--log-opt max-file: "0" is not a number`},
+		"log option":  {"run --log-opt mode=x web", `--log-opt "mode=x" is not known`},
+		"since":       {"logs --since noon web", `--since "noon" is neither a time nor a duration`},
 		"cpus":        {"run --cpus many web", `--cpus "many" is not a number of cores`},
 		"cpus zero":   {"run --cpus 0 web", `--cpus "0"`},
 		"cpus nan":    {"run --cpus NaN web", `--cpus "NaN"`},

@@ -15,6 +15,7 @@ import (
 type attachment struct {
 	stream   runtimev1.RuntimeService_AttachClient
 	launched *runtimev1.RunResponse
+	dropped  func() // told that output is missing
 }
 
 func (a *attachment) send(r *runtimev1.AttachRequest) error { return a.stream.Send(r) }
@@ -43,16 +44,19 @@ func (a *attachment) next() (*runtimev1.Output, *runtimev1.Exit, error) {
 	if l := r.GetLaunched(); l != nil {
 		a.launched = l
 	}
+	if r.GetDropped() {
+		a.dropped()
+	}
 	return r.GetOutput(), r.GetExit(), nil
 }
 
 // attach opens the stream with its first message.
-func attach(ctx context.Context, c *client.Client, first *runtimev1.AttachRequest) (*attachment, error) {
+func attach(ctx context.Context, s *session.Session, c *client.Client, first *runtimev1.AttachRequest) (*attachment, error) {
 	stream, err := c.Runtime.Attach(ctx)
 	if err != nil {
 		return nil, err
 	}
-	a := &attachment{stream: stream}
+	a := &attachment{stream: stream, dropped: func() { noteDropped(s) }}
 	if err := a.send(first); err != nil {
 		// The stream has ended already, and says why only to a receiver.
 		if _, _, why := a.next(); why != nil {
@@ -87,7 +91,7 @@ func attachCommand(s *session.Session) *cobra.Command {
 			if err := o.check(s); err != nil {
 				return err
 			}
-			a, err := attach(cmd.Context(), c, &runtimev1.AttachRequest{Request: &runtimev1.AttachRequest_Start{
+			a, err := attach(cmd.Context(), s, c, &runtimev1.AttachRequest{Request: &runtimev1.AttachRequest_Start{
 				Start: &runtimev1.AttachStart{Container: found.GetContainer().GetId(), FromBeginning: all},
 			}})
 			if err != nil {

@@ -81,7 +81,7 @@ func runAttached(ctx context.Context, s *session.Session, spec *runtimev1.Contai
 	if z, ok := terminal.SizeOf(s.Stdin); ok && o.tty {
 		run.TerminalSize = size(z)
 	}
-	a, err := attach(ctx, c, &runtimev1.AttachRequest{Request: &runtimev1.AttachRequest_Run{Run: run}})
+	a, err := attach(ctx, s, c, &runtimev1.AttachRequest{Request: &runtimev1.AttachRequest_Run{Run: run}})
 	if err != nil {
 		return err
 	}

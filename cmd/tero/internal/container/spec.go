@@ -19,6 +19,7 @@ type specFlags struct {
 	spec       runtimev1.ContainerSpec
 	entrypoint string
 	labels     []string
+	logOpts    []string
 	cpus       string
 	memory     string
 }
@@ -40,6 +41,7 @@ func (o *specFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.spec.Network, "network", "", "network to join, or none (default)")
 	f.StringVar(&o.spec.StopSignal, "stop-signal", "", "signal that stop sends (the image's, else SIGTERM)")
 	f.StringVar(&o.spec.MinLevel, "min-level", "", "least assurance level that the node must have: L0 to L3")
+	f.StringArrayVar(&o.logOpts, "log-opt", nil, "max-size=SIZE of a log file (16MiB), or max-file=N files that are kept (3)")
 	f.StringArrayVar(&o.spec.CapAdd, "cap-add", nil, "capability to keep; loosens the sandbox")
 	f.BoolVar(&o.spec.WritableRootfs, "writable", false, "let the container write to its file system; loosens the sandbox")
 }
@@ -70,6 +72,9 @@ func (o *specFlags) build(args []string, getenv func(string) string) (*runtimev1
 		}
 		spec.MemoryBytes = int64(size)
 	}
+	if err := logLimits(spec, o.logOpts); err != nil {
+		return nil, err
+	}
 	for i, c := range spec.GetCapAdd() {
 		c = strings.ToUpper(c)
 		if !strings.HasPrefix(c, "CAP_") {
@@ -81,6 +86,30 @@ func (o *specFlags) build(args []string, getenv func(string) string) (*runtimev1
 		spec.StopSignal = signalName(sig)
 	}
 	return spec, nil
+}
+
+// logLimits reads --log-opt, as Docker's json-file driver takes it.
+func logLimits(spec *runtimev1.ContainerSpec, options []string) error {
+	for _, o := range options {
+		key, value, _ := strings.Cut(o, "=")
+		switch key {
+		case "max-size":
+			size, err := config.ParseSize(value)
+			if err != nil || size <= 0 {
+				return fault.New(fault.Invalid, "--log-opt %s: %q is not a size such as 10MiB", key, value)
+			}
+			spec.LogMaxBytes = int64(size)
+		case "max-file":
+			n, err := strconv.ParseInt(value, 10, 32)
+			if err != nil || n < 1 {
+				return fault.New(fault.Invalid, "--log-opt %s: %q is not a number of files", key, value)
+			}
+			spec.LogMaxFiles = int32(n)
+		default:
+			return fault.New(fault.Invalid, "--log-opt %q is not known", o).WithHint("there are max-size=SIZE and max-file=N")
+		}
+	}
+	return nil
 }
 
 // milliCPU reads a number of cores.

@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"tero.internal/test/testnode"
+)
+
+// watched gives a node with the image watch:v1, which the tests of this file
+// look into.
+func watched(t *testing.T, name string) *testnode.Node {
+	t.Helper()
+	n := started(t, name)
+	program := filepath.Join(n.WorkDir(), "watch")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./testdata/watch")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	tero(t, n, 0, "image", "build", "-t", "watch:v1", "--layout", "images", program)
+	tero(t, n, 0, "image", "sign", "--key", "test.key", "--layout", "images", "watch:v1")
+	tero(t, n, 0, "image", "import", "images")
+	return n
+}
+
+// flood is the line that "watch flood" writes as its i-th, and how long it is.
+func flood(i int) string {
+	return fmt.Sprintf("%012d one of very many lines that somebody wants to see, every one of them\n", i)
+}
+
+// TestFlood lets containers write far more than their logs may hold: who is
+// attached sees every byte, who reads the log later its end, and is told.
+func TestFlood(t *testing.T) {
+	n := watched(t, "flood")
+	const size = 20 << 20
+	lines := (size + len(flood(0)) - 1) / len(flood(0))
+	r := tero(t, n, 0, "run", "--rm", "--log-opt", "max-size=256k", "--log-opt", "max-file=1", "watch:v1", "flood", fmt.Sprint(size))
+	if got := strings.Count(r.Stdout, "\n"); got != lines || !strings.HasSuffix(r.Stdout, flood(lines-1)) {
+		t.Errorf("in the foreground: %d lines of %d", got, lines)
+	}
+	tero(t, n, 0, "run", "-d", "--name", "noisy", "--log-opt", "max-size=1m", "--log-opt", "max-file=2", "watch:v1", "flood", fmt.Sprint(size))
+	tero(t, n, 0, "wait", "noisy")
+	r = tero(t, n, 0, "logs", "noisy")
+	kept := strings.Count(r.Stdout, "\n")
+	if kept < lines/100 || kept > lines/5 || !strings.HasSuffix(r.Stdout, flood(lines-1)) || !strings.Contains(r.Stdout, flood(lines-kept+1)+flood(lines-kept+2)) {
+		t.Errorf("log of %d lines, beginning %.200q", kept, r.Stdout)
+	}
+	if !strings.Contains(r.Stderr, "output is missing") {
+		t.Errorf("standard error does not tell what is missing: %q", r.Stderr)
+	}
+	if got := tero(t, n, 0, "logs", "--tail", "3", "noisy"); got.Stdout != flood(lines-3)+flood(lines-2)+flood(lines-1) || got.Stderr != "" {
+		t.Errorf("tail: %q, %q", got.Stdout, got.Stderr)
+	}
+	if got := tero(t, n, 0, "logs", "--since", "1h", "--until", "30m", "noisy").Stdout; got != "" {
+		t.Errorf("until: %q", got)
+	}
+	if got := tero(t, n, 0, "logs", "--since", "10m", "noisy").Stdout; strings.Count(got, "\n") != kept {
+		t.Errorf("since: %d lines", strings.Count(got, "\n"))
+	}
+	logs, err := filepath.Glob(filepath.Join(n.StateDir(), "sandboxes/containers/*/log*"))
+	if err != nil || len(logs) != 2 {
+		t.Errorf("log files %v, %v", logs, err)
+	}
+	tero(t, n, 0, "rm", "noisy")
+}
