@@ -152,6 +152,9 @@ type ContainerSpec struct {
 	MinLevel       string                 `protobuf:"bytes,20,opt,name=min_level,json=minLevel,proto3" json:"min_level,omitempty"`             // L0 to L3; L0 when empty
 	LogMaxBytes    int64                  `protobuf:"varint,50,opt,name=log_max_bytes,json=logMaxBytes,proto3" json:"log_max_bytes,omitempty"` // size of a log file; 16 MiB when 0
 	LogMaxFiles    int32                  `protobuf:"varint,51,opt,name=log_max_files,json=logMaxFiles,proto3" json:"log_max_files,omitempty"` // log files that are kept; 3 when 0
+	Apparmor       string                 `protobuf:"bytes,55,opt,name=apparmor,proto3" json:"apparmor,omitempty"`                             // AppArmor profile; none when empty
+	Selinux        string                 `protobuf:"bytes,56,opt,name=selinux,proto3" json:"selinux,omitempty"`                               // SELinux context user:role:type:level; none when empty
+	NoLandlock     bool                   `protobuf:"varint,57,opt,name=no_landlock,json=noLandlock,proto3" json:"no_landlock,omitempty"`      // leave out the Landlock layer
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -338,6 +341,27 @@ func (x *ContainerSpec) GetLogMaxFiles() int32 {
 		return x.LogMaxFiles
 	}
 	return 0
+}
+
+func (x *ContainerSpec) GetApparmor() string {
+	if x != nil {
+		return x.Apparmor
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetSelinux() string {
+	if x != nil {
+		return x.Selinux
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetNoLandlock() bool {
+	if x != nil {
+		return x.NoLandlock
+	}
+	return false
 }
 
 // Exit is how a container's first process ended.
@@ -2324,7 +2348,7 @@ var File_runtime_v1_runtime_proto protoreflect.FileDescriptor
 
 const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\n" +
-	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x05\n" +
+	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x06\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x1e\n" +
@@ -2354,7 +2378,11 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"autoRemove\x12\x1b\n" +
 	"\tmin_level\x18\x14 \x01(\tR\bminLevel\x12\"\n" +
 	"\rlog_max_bytes\x182 \x01(\x03R\vlogMaxBytes\x12\"\n" +
-	"\rlog_max_files\x183 \x01(\x05R\vlogMaxFiles\x1a9\n" +
+	"\rlog_max_files\x183 \x01(\x05R\vlogMaxFiles\x12\x1a\n" +
+	"\bapparmor\x187 \x01(\tR\bapparmor\x12\x18\n" +
+	"\aselinux\x188 \x01(\tR\aselinux\x12\x1f\n" +
+	"\vno_landlock\x189 \x01(\bR\n" +
+	"noLandlock\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x97\x01\n" +

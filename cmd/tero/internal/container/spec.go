@@ -22,6 +22,7 @@ type specFlags struct {
 	logOpts    []string
 	cpus       string
 	memory     string
+	security   []string
 }
 
 func (o *specFlags) add(f *pflag.FlagSet) {
@@ -43,6 +44,7 @@ func (o *specFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&o.spec.MinLevel, "min-level", "", "least assurance level that the node must have: L0 to L3")
 	f.StringArrayVar(&o.logOpts, "log-opt", nil, "max-size=SIZE of a log file (16MiB), or max-file=N files that are kept (3)")
 	f.StringArrayVar(&o.spec.CapAdd, "cap-add", nil, "capability to keep; loosens the sandbox")
+	f.StringArrayVar(&o.security, "security-opt", nil, securityHelp)
 	f.BoolVar(&o.spec.WritableRootfs, "writable", false, "let the container write to its file system; loosens the sandbox")
 }
 
@@ -58,6 +60,9 @@ func (o *specFlags) build(args []string, getenv func(string) string) (*runtimev1
 		return nil, err
 	}
 	if spec.Labels, err = session.Pairs("--label", o.labels); err != nil {
+		return nil, err
+	}
+	if err := secure(spec, o.security); err != nil {
 		return nil, err
 	}
 	if o.cpus != "" {
