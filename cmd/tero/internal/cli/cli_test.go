@@ -126,7 +126,8 @@ func TestTerminalNeedsATerminal(t *testing.T) {
 func TestSpecOfFlags(t *testing.T) {
 	got := run(t, "", "run", "-d", "--format", "{{json .container.spec}}", "--name", "w", "-e", "A=1", "-l", "app=web", "--entrypoint", "/bin/x",
 		"-w", "/srv", "-u", "1000:1000", "--hostname", "h", "--cpus", "0.25", "--memory", "64MiB", "--pids-limit", "7", "--network", "none",
-		"--cap-add", "net_raw", "--writable", "--min-level", "L1", "--stop-signal", "int", "--log-opt", "max-size=1m", "--log-opt", "max-file=2", "--rm", "web", "-x", "--name")
+		"--cap-add", "net_raw", "--writable", "--min-level", "L1", "--stop-signal", "int",
+		"--security-opt", "apparmor=unconfined", "--security-opt", "landlock=off", "--security-opt", "label=type:t", "--log-opt", "max-size=1m", "--log-opt", "max-file=2", "--rm", "web", "-x", "--name")
 	want := `{"apparmor":"unconfined","args":["-x","--name"],"autoRemove":true,"capAdd":["CAP_NET_RAW"],"entrypoint":["/bin/x"],"env":["A=1"],"hostname":"h","image":"web",` +
 		`"labels":{"app":"web"},"logMaxBytes":"1048576","logMaxFiles":2,"memoryBytes":"67108864","milliCpu":"250","minLevel":"L1","name":"w","network":"none","noLandlock":true,"openStdin":false,"pids":"7",` +
 		`"selinux":"system_u:system_r:t:s0","stopSignal":"SIGINT","terminal":false,"user":"1000:1000","workingDir":"/srv","writableRootfs":true}` + "\n"
