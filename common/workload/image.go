@@ -15,6 +15,9 @@ type Image struct {
 	// Layers are the folders of the unpacked layers, uppermost first (overlayfs
 	// lowerdir order). They are read-only to everybody but the image store.
 	Layers []string `json:"-"`
+	// Erofs is the file of the image that Layers were composed to, with the
+	// node's own files and mount points in it; "" where the kernel cannot mount it.
+	Erofs string `json:"-"`
 }
 
 // ImageConfig is the part of the OCI image configuration that a launch uses.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tero.internal/runtime/internal/erofs"
 	"tero.internal/runtime/internal/manifest"
 )
 
@@ -26,7 +27,7 @@ func (s *Store) Prune(ctx context.Context) (int64, error) {
 	return s.sweep(ctx)
 }
 
-// sweep removes blobs and layers that no image needs and no import has pinned.
+// sweep removes blobs, layers and composed images that no image needs and no import has pinned.
 func (s *Store) sweep(ctx context.Context) (freed int64, err error) {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
@@ -41,7 +42,7 @@ func (s *Store) sweep(ctx context.Context) (freed int64, err error) {
 	if err := s.need(keep); err != nil {
 		return 0, err
 	}
-	for _, dir := range []string{s.blobs(), s.layers()} {
+	for _, dir := range []string{s.blobs(), s.layers(), s.roots()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return freed, fmt.Errorf("collect garbage: %w", err)
@@ -53,6 +54,9 @@ func (s *Store) sweep(ctx context.Context) (freed int64, err error) {
 			}
 			n, err := s.discard(path)
 			freed += n
+			if dir == s.roots() {
+				s.gone(path)
+			}
 			if err != nil {
 				return freed, fmt.Errorf("collect garbage: %w", err)
 			}
@@ -81,11 +85,14 @@ func (s *Store) need(keep map[string]bool) error {
 	return nil
 }
 
-// parts gives the paths of an image's blobs and layers.
+// parts gives the paths of an image's blobs, layers and composed image.
 func (s *Store) parts(img manifest.Image) []string {
 	out := []string{s.blobPath(img.Digest), s.blobPath(img.ConfigDigest)}
 	for _, l := range img.Layers {
 		out = append(out, s.blobPath(l.Digest), s.layerPath(l.ChainID))
+	}
+	if img.Composed.Version == erofs.Version {
+		out = append(out, s.rootPath(img.Composed.Digest))
 	}
 	return out
 }

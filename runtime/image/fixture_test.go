@@ -44,7 +44,7 @@ func (s *Store) mustImport(t testing.TB, archive []byte) Info {
 // isEmpty checks that nothing is in the store, under names or without.
 func (s *Store) isEmpty(t testing.TB) {
 	t.Helper()
-	for _, dir := range []string{s.blobs(), s.layers(), s.ingest()} {
+	for _, dir := range []string{s.blobs(), s.layers(), s.roots(), s.ingest()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			t.Fatal(err)

@@ -99,6 +99,12 @@ func (s *Store) store(ctx context.Context, a *archive.Archive, images []archive.
 			}
 			lower = append([]string{s.layerPath(l.ChainID)}, lower...)
 		}
+		composed, unpin, err := s.compose(ctx, f.Image)
+		if err != nil {
+			return err
+		}
+		defer unpin() // when all images are recorded
+		f.Image.Composed = composed
 		digests := []digest.Digest{f.Digest, f.ConfigDigest}
 		if f.Index != "" {
 			digests = append(digests, f.Index)

@@ -7,9 +7,11 @@
 //	images.db          names, images and signatures (bbolt)
 //	blobs/sha256/HEX   manifests, configurations and layers, as they came
 //	layers/HEX         unpacked layers by chain id (image-spec, config.md)
+//	roots/HEX          composed images (package erofs), where the kernel can mount them
+//	scaffold/          what of ours is in those
 //	ingest/            work in progress; emptied at Open
 //
-// A blob or layer gets its name by rename after it is checked and durable, and
+// A blob, layer or composed image gets its name by rename after it is checked and durable, and
 // an image is recorded after all its parts: whatever a crash leaves is either
 // whole or in ingest, or unreferenced, and Open removes the latter two.
 package image
@@ -36,6 +38,7 @@ import (
 	"tero.internal/runtime/internal/imagedb"
 	"tero.internal/runtime/internal/layer"
 	"tero.internal/runtime/internal/manifest"
+	"tero.internal/runtime/internal/rootfs"
 )
 
 // Config is what a Store needs.
@@ -48,6 +51,8 @@ type Config struct {
 	// InUse names the containers that use an image's manifest; nil for none.
 	// It is called inside database transactions: it must not call the Store.
 	InUse func(digest.Digest) []string
+	// Removed hears of composed images whose file has gone; nil for nobody.
+	Removed func(path string)
 	// Limits bound what an archive may hold; zero fields mean the defaults.
 	Limits Limits
 	Log    *slog.Logger
@@ -93,9 +98,16 @@ type Store struct {
 	root   string
 	limits Limits
 	inUse  func(digest.Digest) []string
+	gone   func(path string)
 	log    *slog.Logger
 	db     *imagedb.DB
 	trust  *trust
+
+	scaffold *rootfs.Scaffold
+	composes bool // whether the kernel can mount composed images
+	// stop ends the composing that Open began; Close waits for it in composing.
+	stop      context.CancelFunc
+	composing sync.WaitGroup
 
 	// layerLocks makes imports of one layer wait for each other.
 	layerLocks keyedMutex
@@ -121,14 +133,17 @@ type Store struct {
 // Open opens the store, and removes what a crash left half done.
 func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	s := &Store{
-		root: c.Root, limits: c.Limits.withDefaults(), inUse: c.InUse, log: c.Log,
+		root: c.Root, limits: c.Limits.withDefaults(), inUse: c.InUse, gone: c.Removed, log: c.Log,
 		trust: &trust{dir: c.TrustDir, log: c.Log},
 		pins:  map[string]int{}, held: map[digest.Digest]int{}, verified: map[verifyKey][]workload.Signer{},
 	}
 	if s.inUse == nil {
 		s.inUse = func(digest.Digest) []string { return nil }
 	}
-	for _, dir := range []string{s.root, s.blobs(), s.layers(), s.ingest()} {
+	if s.gone == nil {
+		s.gone = func(string) {}
+	}
+	for _, dir := range []string{s.root, s.blobs(), s.layers(), s.roots(), s.ingest()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, s.diskFault(err, "make the image store's folders")
 		}
@@ -155,11 +170,13 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	if _, err := s.sweep(ctx); err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, s.beginComposing(ctx)
 }
 
 // Close closes the store; nothing may be under way.
 func (s *Store) Close() error {
+	s.stop()
+	s.composing.Wait()
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close the image database: %w", err)
 	}
@@ -168,10 +185,12 @@ func (s *Store) Close() error {
 
 func (s *Store) blobs() string  { return filepath.Join(s.root, "blobs", "sha256") }
 func (s *Store) layers() string { return filepath.Join(s.root, "layers") }
+func (s *Store) roots() string  { return filepath.Join(s.root, "roots") }
 func (s *Store) ingest() string { return filepath.Join(s.root, "ingest") }
 
 func (s *Store) blobPath(d digest.Digest) string  { return filepath.Join(s.blobs(), d.Encoded()) }
 func (s *Store) layerPath(d digest.Digest) string { return filepath.Join(s.layers(), d.Encoded()) }
+func (s *Store) rootPath(d digest.Digest) string  { return filepath.Join(s.roots(), d.Encoded()) }
 
 // Resolve gives the image that reference names now, with its trusted signers,
 // and holds it: it stays until Release, whatever happens to its names. It reads
@@ -202,6 +221,7 @@ func (s *Store) Resolve(ctx context.Context, reference string) (_ workload.Image
 		}
 		img.Layers = append(img.Layers, path)
 	}
+	img.Erofs = s.erofs(ctx, rec)
 	img.Signers, err = s.signers(ctx, name, rec)
 	return img, err
 }

@@ -67,6 +67,22 @@ func addSignature(tx *bolt.Tx, d digest.Digest, sig ocilayout.Signature) error {
 	return put(tx, bucketSignatures, string(d), append(sigs, sig))
 }
 
+// SetComposed records what an image's layers were composed to; a fault of kind
+// NotFound when the image has gone.
+func (db *DB) SetComposed(d digest.Digest, c manifest.Composed) error {
+	return db.bolt.Update(func(tx *bolt.Tx) error {
+		img, ok, err := get[manifest.Image](tx, bucketImages, string(d))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fault.New(fault.NotFound, "image %s is not on this node", d)
+		}
+		img.Composed = c
+		return put(tx, bucketImages, string(d), img)
+	})
+}
+
 // DropName removes a name; last tells that the image has no other. The last
 // name of an image stays when mayGo, called within the transaction, gives an
 // error, which is returned.

@@ -28,6 +28,15 @@ type Image struct {
 	Created      time.Time            `json:"created"`
 	Config       workload.ImageConfig `json:"config"`
 	Layers       []layer.Layer        `json:"layers"` // lowest first
+	Composed     Composed             `json:"composed,omitzero"`
+}
+
+// Composed is the file that the layers of an image were composed to (package
+// erofs). Its digest names it.
+type Composed struct {
+	Digest digest.Digest `json:"digest"`
+	// Version is the composition's: of an older one is none.
+	Version int `json:"version"`
 }
 
 // Source holds the blobs that documents name. what says in errors what a blob is.
