@@ -189,6 +189,11 @@ func (n *node) openMachine(ctx context.Context, open *undo.Stack) (err error) {
 	open.Push("container records", func(context.Context) error { return n.state.Close() })
 	if n.images, err = image.Open(ctx, image.Config{
 		Root: filepath.Join(c.StateDir, "images"), TrustDir: filepath.Join(c.TrustDir, "images"), InUse: n.state.UsersOf, Log: n.log,
+		Removed: func(path string) {
+			if n.sandboxes != nil { // is opened later
+				n.sandboxes.Forget(path)
+			}
+		},
 	}); err != nil {
 		return err
 	}

@@ -26,12 +26,12 @@ func (s *Store) beginComposing(ctx context.Context) (err error) {
 	if s.scaffold, err = rootfs.OpenScaffold(filepath.Join(s.root, "scaffold")); err != nil {
 		return s.diskFault(err, "open the image store")
 	}
+	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.scaffold.Probe(ctx, s.ingest()); err != nil {
 		s.log.InfoContext(ctx, "images are not composed; each container gets an overlay of its image's layers", slog.Any("reason", err))
-	} else {
-		s.composes = true
+		return nil
 	}
-	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.composes = true
 	s.composing.Go(func() {
 		if err := s.composeMissing(ctx); err != nil && ctx.Err() == nil {
 			s.log.WarnContext(ctx, "cannot compose an image; its containers get overlays", slog.Any("error", err))
@@ -57,7 +57,7 @@ func (s *Store) erofs(ctx context.Context, img manifest.Image) string {
 // composeMissing composes the images that lack it.
 func (s *Store) composeMissing(ctx context.Context) error {
 	_, images, err := s.db.All()
-	if err != nil || !s.composes {
+	if err != nil {
 		return err
 	}
 	var errs []error

@@ -160,21 +160,18 @@ func TestFullDiskWhileComposing(t *testing.T) {
 const killVariable = "TERO_TEST_IMPORTER"
 
 func TestMain(m *testing.M) {
-	if root := os.Getenv(killVariable); root != "" {
-		fmt.Fprintln(os.Stderr, importUntilKilled(root))
+	if os.Getenv(killVariable) != "" {
+		fmt.Fprintln(os.Stderr, importUntilKilled())
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-// importUntilKilled imports the archive beside root, and says when a composition begins.
-func importUntilKilled(root string) error {
-	archive, err := os.ReadFile(root + ".tar")
-	if err != nil {
-		return err
-	}
+// importUntilKilled imports its standard input to images in the working folder,
+// and says when a composition begins.
+func importUntilKilled() error {
 	ctx := context.Background()
-	s, err := Open(ctx, Config{Root: root, Log: slog.New(slog.DiscardHandler)})
+	s, err := Open(ctx, Config{Root: "images", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
@@ -186,7 +183,7 @@ func importUntilKilled(root string) error {
 			}
 		}
 	}()
-	_, err = s.Import(ctx, bytes.NewReader(archive), ImportOptions{})
+	_, err = s.Import(ctx, os.Stdin, ImportOptions{})
 	fmt.Println("imported", err)
 	return errors.Join(err, s.Close())
 }
@@ -199,13 +196,11 @@ func TestKilledWhileComposing(t *testing.T) {
 		files = append(files, imagetest.Entry(fmt.Sprintf("d/%d", i), tar.TypeReg, strings.Repeat("x", 1+i*100)))
 	}
 	archive := imagetest.Archive(t, "web:v1", imagetest.Tar(t, files...))
-	for i := range 6 {
+	for i := range 4 {
 		root := filepath.Join(t.TempDir(), "images")
-		if err := os.WriteFile(root+".tar", archive, 0o600); err != nil {
-			t.Fatal(err)
-		}
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
-		cmd.Env = append(os.Environ(), killVariable+"="+root)
+		cmd.Env = append(os.Environ(), killVariable+"=1")
+		cmd.Dir, cmd.Stdin = filepath.Dir(root), bytes.NewReader(archive)
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {

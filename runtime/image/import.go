@@ -104,7 +104,7 @@ func (s *Store) store(ctx context.Context, a *archive.Archive, images []archive.
 			return err
 		}
 		defer unpin() // when all images are recorded
-		f.Image.Composed = composed
+		f.Composed = composed
 		digests := []digest.Digest{f.Digest, f.ConfigDigest}
 		if f.Index != "" {
 			digests = append(digests, f.Index)

@@ -258,11 +258,18 @@ func (n *Native) userNamespace(ctx context.Context, slot idmap.Slot) (*os.File, 
 
 // root makes the container's root file system.
 func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, userNS *os.File, slot idmap.Slot) (*os.File, error) {
-	o := rootfs.Options{Layers: image.Layers, UserNS: userNS, NoSuid: config.Process.NoNewPrivileges, Label: config.Linux.MountLabel}
+	o := rootfs.Options{
+		Erofs: image.Erofs, Layers: image.Layers, UserNS: userNS, NoSuid: config.Process.NoNewPrivileges, Label: config.Linux.MountLabel,
+	}
 	points := filepath.Join(n.folder(id), pointsDir)
 	for i := range config.Mounts {
 		m := &config.Mounts[i]
 		if n.scaffold.Covers(m.Destination) || belowTmpfs(config.Mounts[:i], m.Destination) {
+			continue
+		}
+		if there, err := n.hasPoint(image, m); err != nil {
+			return nil, explainRoot(err, image)
+		} else if there {
 			continue
 		}
 		if err := makePoint(points, m); err != nil {
@@ -278,10 +285,39 @@ func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, 
 	}
 	root, err := n.scaffold.Mount(o)
 	if err != nil {
-		return nil, fault.New(fault.Unsupported, "cannot make the root file system of image %s: %w", image.Reference, err).
-			WithHint("\"tero doctor\" says what this kernel lacks")
+		return nil, explainRoot(err, image)
 	}
 	return root, nil
+}
+
+// explainRoot is the fault for a root file system that cannot be made.
+func explainRoot(err error, image workload.Image) error {
+	damaged := []error{unix.EUCLEAN, unix.EBADMSG, unix.EINVAL, unix.EIO, unix.ENOENT}
+	if image.Erofs != "" && slices.ContainsFunc(damaged, func(e error) bool { return errors.Is(err, e) }) {
+		return fault.New(fault.Corrupt, "cannot make the root file system of image %s: %w", image.Reference, err).
+			WithHint("remove the image and import it again")
+	}
+	return fault.New(fault.Unsupported, "cannot make the root file system of image %s: %w", image.Reference, err).
+		WithHint("\"tero doctor\" says what this kernel lacks")
+}
+
+// hasPoint tells whether a composed image has a mount point itself, so that its
+// containers need no overlay for it. Of an image in layers nobody looks: there
+// the overlay has to be made in any case.
+func (n *Native) hasPoint(image workload.Image, m *specs.Mount) (bool, error) {
+	if image.Erofs == "" {
+		return false, nil
+	}
+	return n.scaffold.Has(image.Erofs, m.Destination, !bindsFile(m))
+}
+
+// bindsFile tells whether a mount is one of something that is no folder.
+func bindsFile(m *specs.Mount) bool {
+	if m.Type != "bind" {
+		return false
+	}
+	st, err := os.Stat(m.Source)
+	return err == nil && !st.IsDir()
 }
 
 // upper makes the writable layer, or makes the one of an earlier run ready.
@@ -305,13 +341,11 @@ func belowTmpfs(before []specs.Mount, destination string) bool {
 // makePoint makes a mount point in a layer of its own, below the image's.
 func makePoint(layer string, m *specs.Mount) error {
 	path := filepath.Join(layer, filepath.Join("/", m.Destination))
-	if m.Type == "bind" {
-		if st, err := os.Stat(m.Source); err == nil && !st.IsDir() {
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // public inside
-				return err
-			}
-			return writeNew(path, nil)
+	if bindsFile(m) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // public inside
+			return err
 		}
+		return writeNew(path, nil)
 	}
 	return os.MkdirAll(path, 0o755) //nolint:gosec // public inside
 }

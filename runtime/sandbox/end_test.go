@@ -102,7 +102,7 @@ func TestEndKeepsLogAndLayer(t *testing.T) {
 				t.Fatal(err)
 			}
 			broken := image()
-			broken.Layers = []string{"/nowhere"}
+			broken.Layers, broken.Erofs = []string{"/nowhere"}, ""
 			config, err := n.Configure(spec, broken)
 			if err != nil {
 				t.Fatal(err)

@@ -289,8 +289,13 @@ func (n *Native) Close() error {
 			_ = f.Close()
 		}
 	}
+	n.scaffold.Close()
 	return nil
 }
+
+// Forget lets go of a composed image (workload.Image.Erofs) that was removed,
+// whose file takes space on disk until then. Its containers are not touched.
+func (n *Native) Forget(path string) { n.scaffold.Forget(path) }
 
 // Shutdown ends the keeper and removes the cgroup parent, then closes. It
 // refuses while there are sandboxes.

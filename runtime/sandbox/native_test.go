@@ -1,6 +1,8 @@
 package sandbox_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -8,13 +10,16 @@ import (
 	"path/filepath"
 	"testing"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/rootfs"
 	"tero.internal/runtime/sandbox"
 	"tero.internal/runtime/sandbox/sandboxtest"
 )
 
 // built are the binaries that the tests run, made once by TestMain.
-var built struct{ init, layer string }
+var built struct{ init, layer, erofs string }
 
 func TestMain(m *testing.M) {
 	if o := os.Getenv(ownerVariable); o != "" {
@@ -46,7 +51,30 @@ func build(dir string) error {
 			return fmt.Errorf("build %s: %w\n%s", source, err, out)
 		}
 	}
-	return nil
+	if err := os.Mkdir(filepath.Join(built.layer, "mnt"), 0o755); err != nil {
+		return err
+	}
+	return composeProbe(dir)
+}
+
+// composeProbe composes the probe's image, where the kernel can mount it.
+func composeProbe(dir string) error {
+	s, err := rootfs.OpenScaffold(filepath.Join(dir, "scaffold"))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.Probe(context.Background(), dir); err != nil {
+		fmt.Fprintln(os.Stderr, "composed images cannot be tested here:", err)
+		return nil
+	}
+	f, err := os.Create(filepath.Join(dir, "erofs"))
+	if err != nil {
+		return err
+	}
+	built.erofs = f.Name()
+	_, err = s.Compose(context.Background(), f, []string{built.layer})
+	return errors.Join(err, f.Close())
 }
 
 // node is a driver with directories of its own.
@@ -98,7 +126,7 @@ func (n *node) end(tb testing.TB) {
 }
 
 func image() workload.Image {
-	return workload.Image{Reference: "localhost/probe:test", Layers: []string{built.layer}}
+	return workload.Image{Reference: "localhost/probe:test", Layers: []string{built.layer}, Erofs: built.erofs}
 }
 
 func (n *node) suite() *sandboxtest.Suite {
@@ -107,5 +135,58 @@ func (n *node) suite() *sandboxtest.Suite {
 
 func TestConformance(t *testing.T) {
 	n := newNode(t)
-	n.suite().TestAll(t)
+	s := n.suite()
+	t.Run("composed", func(t *testing.T) {
+		if built.erofs == "" {
+			t.Skip("the kernel cannot mount composed images, as TestMain said")
+		}
+		s.TestAll(t)
+	})
+	layers := *s
+	layers.Image.Erofs = ""
+	t.Run("layers", func(t *testing.T) { layers.TestAll(t) })
+}
+
+// TestMountPointOfImage: a mount point that the image has needs no overlay,
+// one that it lacks gets one.
+func TestMountPointOfImage(t *testing.T) {
+	if built.erofs == "" {
+		t.Skip("the kernel cannot mount composed images, as TestMain said")
+	}
+	n := newNode(t)
+	s := n.suite()
+	folder, file := t.TempDir(), filepath.Join(built.layer, "probe")
+	for name, c := range map[string]struct {
+		source, destination string
+		overlay             bool
+	}{
+		"folder that is there": {folder, "/mnt", false},
+		"file that is there":   {file, "/probe", false},
+		"file that is not":     {file, "/etc/none", true},
+		"folder that is not":   {folder, "/data/deep", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config, err := n.Configure(s.Spec(t, "true"), s.Image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config.Mounts = append(config.Mounts, specs.Mount{Type: "bind", Source: c.source, Destination: c.destination, Options: []string{"bind", "ro"}})
+			id := workload.NewID()
+			if _, err := n.Create(t.Context(), id, config, s.Image); err != nil {
+				t.Fatal(err)
+			}
+			_, err = os.Stat(filepath.Join(n.config.StateDir, "containers", string(id), "points"))
+			if (err == nil) != c.overlay {
+				t.Errorf("mount points of its own: %v", err)
+			}
+			if err := n.Start(t.Context(), id, nil); err != nil {
+				t.Error(err)
+			} else if exit := s.End(t, id); exit.Code != 0 {
+				t.Errorf("exit %+v", exit)
+			}
+			if err := n.Destroy(cleanup(), id); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -323,7 +323,8 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		mount  string
 		cgroup bool
 	}{
-		"root file system": {image: func(i *workload.Image) { i.Layers = []string{"/nowhere"} }},
+		"root file system": {image: func(i *workload.Image) { i.Layers, i.Erofs = []string{"/nowhere"}, "" }},
+		"composed image":   {image: func(i *workload.Image) { i.Erofs = "/nowhere" }},
 		"child":            {sysctl: "net.nothing"}, "compile": {mount: "no-such-type"}, "mount": {mount: "sysfs"}, "cgroup": {cgroup: true},
 	} {
 		t.Run(name, func(t *testing.T) {

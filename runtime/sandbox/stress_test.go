@@ -114,7 +114,7 @@ func TestMissingInterpreter(t *testing.T) {
 		t.Fatal(err)
 	}
 	img := image()
-	img.Layers = append([]string{layer}, img.Layers...)
+	img.Layers, img.Erofs = append([]string{layer}, img.Layers...), ""
 	s := &sandboxtest.Suite{Driver: n.Native, Image: img}
 	for command, want := range map[string]struct {
 		kind fault.Kind
