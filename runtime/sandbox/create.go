@@ -178,14 +178,16 @@ func check(id workload.ID, config *specs.Spec, image workload.Image) error {
 	case len(config.Process.Args) == 0:
 		return fault.New(fault.Invalid, "the configuration names no command")
 	case !strings.HasPrefix(config.Process.Cwd, "/"):
-		return fault.New(fault.Invalid, "working directory %q is not an absolute path", config.Process.Cwd)
+		return fault.New(fault.Invalid, "working directory %q is not an absolute path", config.Process.Cwd).
+			WithHint("begin it with a slash")
 	case len(image.Layers) == 0:
 		return fault.New(fault.Invalid, "image %s has no layers", image.Reference)
 	case config.Process.User.UID >= idmap.Size || config.Process.User.GID >= idmap.Size:
 		return fault.New(fault.Invalid, "user %d:%d is not one of the %d ids of a container", config.Process.User.UID, config.Process.User.GID, idmap.Size).
 			WithHint("choose ids under %d", idmap.Size)
 	case setup.Namespaces(config)&unix.CLONE_NEWUSER == 0 || setup.Namespaces(config)&unix.CLONE_NEWNS == 0 || setup.Namespaces(config)&unix.CLONE_NEWPID == 0:
-		return fault.New(fault.Unsupported, "the native class needs user, mount and pid namespaces")
+		return fault.New(fault.Unsupported, "the native class needs user, mount and pid namespaces").
+			WithHint("list them in linux.namespaces")
 	}
 	return setup.Check(config)
 }

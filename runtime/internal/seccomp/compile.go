@@ -13,6 +13,9 @@ import (
 // maxInstructions is the longest program that the kernel takes (BPF_MAXINSNS).
 const maxInstructions = 4096
 
+// hintSpecification says where the words of a profile are.
+const hintSpecification = "the OCI runtime specification lists actions and operators under \"seccomp\""
+
 // maxErrno is the greatest errno that the kernel passes on (MAX_ERRNO).
 const maxErrno = 4095
 
@@ -45,7 +48,8 @@ func compile(profile *specs.LinuxSeccomp, native abi) ([]unix.SockFilter, error)
 		return nil, fault.New(fault.Invalid, "there is no seccomp profile to compile")
 	}
 	if profile.ListenerPath != "" {
-		return nil, fault.New(fault.Unsupported, "seccomp profile asks for a listener at %q, which TERO does not offer", profile.ListenerPath)
+		return nil, fault.New(fault.Unsupported, "seccomp profile asks for a listener at %q, which TERO does not offer", profile.ListenerPath).
+			WithHint("leave listenerPath and SCMP_ACT_NOTIFY out")
 	}
 	set, err := parse(profile)
 	if err != nil {
@@ -99,13 +103,14 @@ func severity(ret uint32) int32 {
 func parse(profile *specs.LinuxSeccomp) (*ruleset, error) {
 	fallback, err := parseAction(profile.DefaultAction, profile.DefaultErrnoRet)
 	if err != nil {
-		return nil, fault.New(fault.Invalid, "seccomp profile: default action: %w", err)
+		return nil, fault.New(fault.Invalid, "seccomp profile: default action: %w", err).
+			WithHint(hintSpecification)
 	}
 	set := &ruleset{fallback: fallback}
 	for i, s := range profile.Syscalls {
 		ret, err := parseAction(s.Action, s.ErrnoRet)
 		if err != nil {
-			return nil, fault.New(fault.Invalid, "seccomp profile: rule %d: %w", i, err)
+			return nil, fault.New(fault.Invalid, "seccomp profile: rule %d: %w", i, err).WithHint(hintSpecification)
 		}
 		var named []call
 		for _, name := range s.Names {
@@ -122,7 +127,7 @@ func parse(profile *specs.LinuxSeccomp) (*ruleset, error) {
 		}
 		alternatives, err := parseConditions(s.Args)
 		if err != nil {
-			return nil, fault.New(fault.Invalid, "seccomp profile: rule %d: %w", i, err)
+			return nil, fault.New(fault.Invalid, "seccomp profile: rule %d: %w", i, err).WithHint(hintSpecification)
 		}
 		for _, conditions := range alternatives {
 			set.rules = append(set.rules, rule{calls: named, ret: ret, conditions: conditions})

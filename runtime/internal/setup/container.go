@@ -10,7 +10,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"tero.internal/common/fault"
 	"tero.internal/runtime/internal/landlock"
 	"tero.internal/runtime/internal/program"
 	"tero.internal/runtime/internal/rootfs"
@@ -171,7 +170,7 @@ func (f *Filters) compile(profile *specs.LinuxSeccomp) ([]unix.SockFilter, error
 	}
 	filter, err := seccomp.Compile(profile)
 	if err != nil {
-		return nil, fault.New(fault.Invalid, "the seccomp profile: %w", err)
+		return nil, err
 	}
 	if len(f.list) == keptFilters {
 		f.list = slices.Delete(f.list, 0, 1)

@@ -1,6 +1,8 @@
 package setup
 
 import (
+	"errors"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -58,10 +60,11 @@ func Check(config *specs.Spec) error {
 	}
 	for _, ns := range config.Linux.Namespaces {
 		if ns.Path != "" {
-			return fault.New(fault.Unsupported, "joining the %s namespace %s is not supported", ns.Type, ns.Path)
+			return fault.New(fault.Unsupported, "joining the %s namespace %s is not supported", ns.Type, ns.Path).
+				WithHint("leave the path out: the container gets one of its own")
 		}
 		if !slices.Contains(namespaceTypes(), ns.Type) {
-			return fault.New(fault.Unsupported, "the native class makes no %q namespaces", ns.Type)
+			return fault.New(fault.Unsupported, "the native class makes no %q namespaces", ns.Type).WithHint("leave it out")
 		}
 	}
 	if p := config.Linux.Personality; p != nil && p.Domain != specs.PerLinux && p.Domain != specs.PerLinux32 {
@@ -74,12 +77,12 @@ func Check(config *specs.Spec) error {
 		}
 	}
 	if a := config.Process.OOMScoreAdj; a != nil && (*a < -1000 || *a > 1000) {
-		return fault.New(fault.Invalid, "oomScoreAdj %d is not between -1000 and 1000", *a)
+		return fault.New(fault.Invalid, "oomScoreAdj %d is not between -1000 and 1000", *a).WithHint("choose one from 0 to 1000")
 	}
 	if r := config.Linux.Resources; r != nil && r.Memory != nil && r.Memory.Swap != nil && r.Memory.Limit == nil {
-		return fault.New(fault.Invalid, "a limit of memory and swap needs one of memory")
+		return fault.New(fault.Invalid, "a limit of memory and swap needs one of memory").WithHint("set both")
 	}
-	if err := checkLimits(config.Process.Rlimits); err != nil {
+	if err := errors.Join(checkMounts(config.Mounts), checkLimits(config.Process.Rlimits)); err != nil {
 		return err
 	}
 	if err := lsm.Check(config); err != nil {
@@ -156,8 +159,26 @@ func checkStrings(config *specs.Spec) error {
 	for _, list := range lists {
 		for _, s := range list {
 			if strings.IndexByte(s, 0) >= 0 {
-				return fault.New(fault.Invalid, "the configuration has a zero byte in %q", s)
+				return fault.New(fault.Invalid, "the configuration has a zero byte in %q", s).WithHint("take it out")
 			}
+		}
+	}
+	return nil
+}
+
+// checkMounts refuses mounts that would take the place of what confines the
+// container: its /proc, whose paths are masked and which parameters are set through.
+func checkMounts(mounts []specs.Mount) error {
+	for i := range mounts {
+		m := &mounts[i]
+		switch d := filepath.Clean(m.Destination); {
+		case !filepath.IsAbs(m.Destination):
+			return fault.New(fault.Invalid, "mount point %q is not an absolute path", m.Destination).WithHint("begin it with a slash")
+		case d == "/":
+			return fault.New(fault.Invalid, "a mount on / would hide the image").WithHint("choose a folder below it")
+		case d == "/proc" && m.Type != "proc", strings.HasPrefix(d, "/proc/"):
+			return fault.New(fault.Invalid, "a mount on %s would hide what confines the container", d).
+				WithHint("choose a folder that is not /proc or below it")
 		}
 	}
 	return nil
@@ -170,10 +191,10 @@ func checkLimits(limits []specs.POSIXRlimit) error {
 			return fault.New(fault.Invalid, "there is no resource limit %q", l.Type).WithHint("name one of getrlimit(2), such as RLIMIT_NOFILE")
 		}
 		if l.Soft > l.Hard {
-			return fault.New(fault.Invalid, "the soft limit %d of %s is over the hard one, %d", l.Soft, l.Type, l.Hard)
+			return fault.New(fault.Invalid, "the soft limit %d of %s is over the hard one, %d", l.Soft, l.Type, l.Hard).WithHint("lower the first, or raise the second")
 		}
 		if slices.ContainsFunc(limits[:i], func(o specs.POSIXRlimit) bool { return o.Type == l.Type }) {
-			return fault.New(fault.Invalid, "the configuration sets %s twice", l.Type)
+			return fault.New(fault.Invalid, "the configuration sets %s twice", l.Type).WithHint("leave one out")
 		}
 	}
 	return nil

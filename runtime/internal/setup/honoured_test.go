@@ -185,6 +185,10 @@ func TestCheckValues(t *testing.T) {
 			s.Linux.Seccomp = &specs.LinuxSeccomp{Flags: []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagWaitKillableRecv}}
 		}, "WAIT_KILLABLE"},
 		"zero byte":            {func(s *specs.Spec) { s.Process.Args = []string{"/x", "a\x00b"} }, "zero byte"},
+		"mount on /proc":       {func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/x/../proc/", Type: "bind"}} }, "a mount on /proc would"},
+		"mount below /proc":    {func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/proc/sys", Type: "tmpfs"}} }, "a mount on /proc/sys would"},
+		"mount on /":           {func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/.", Type: "tmpfs"}} }, "a mount on /"},
+		"relative mount":       {func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "proc/x"}} }, "not an absolute path"},
 		"zero byte in a mount": {func(s *specs.Spec) { s.Mounts = []specs.Mount{{Destination: "/a\x00b"}} }, "zero byte"},
 	} {
 		t.Run(name, func(t *testing.T) {

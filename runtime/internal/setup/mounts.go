@@ -87,7 +87,8 @@ func (c *Setup) mounts(userNS *os.File) error {
 				return err
 			}
 		default:
-			return fault.New(fault.Unsupported, "mount %s: file system type %q cannot be mounted in a container", m.Destination, m.Type)
+			return fault.New(fault.Unsupported, "mount %s: file system type %q cannot be mounted in a container", m.Destination, m.Type).
+				WithHint("mount it on the host, and bind it")
 		}
 		if m.Type == "tmpfs" {
 			fresh = append(fresh, filepath.Clean(m.Destination))
@@ -177,7 +178,7 @@ func (c *Setup) fillDev() {
 	create := program.I(unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW)
 	for _, d := range devices() {
 		c.Call(unix.SYS_OPENAT, program.S(slotFolder), c.String(d.name), create, program.I(0o666)).Out(slotTarget)
-		c.cloneHost(filepath.Join("/dev", d.name))
+		c.cloneHost(filepath.Join("/dev", d.name), unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 		c.moveTo(program.S(slotMount))
 		c.closeSlot(slotMount)
 	}
@@ -197,16 +198,18 @@ func (c *Setup) fillDev() {
 	c.closeSlot(slotFolder)
 }
 
-// cloneHost leaves a copy of a host's path, which must not be below attachPoint, in slotMount.
-func (c *Setup) cloneHost(path string) {
+// cloneHost leaves a copy of a host's path, which must not be below attachPoint,
+// in slotMount, with further attributes.
+func (c *Setup) cloneHost(path string, attributes uint64) {
 	c.Call(unix.SYS_OPEN_TREE, cwd(), c.String(path), program.I(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Out(slotMount)
+	c.Call(unix.SYS_MOUNT_SETATTR, program.S(slotMount), c.String(""), program.I(unix.AT_EMPTY_PATH), c.Words(attributes, 0, 0, 0), program.I(32))
 }
 
 // console makes the terminal's slave /dev/console.
 func (c *Setup) console() {
 	c.Step("mount /dev/console")
 	c.Call(unix.SYS_OPENAT, cwd(), c.String("/dev/console"), program.I(unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW), program.I(0)).Out(slotTarget)
-	c.cloneHost("/dev/pts/0")
+	c.cloneHost("/dev/pts/0", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 	c.moveTo(program.S(slotMount))
 	c.closeSlot(slotMount)
 }
@@ -235,7 +238,7 @@ func (c *Setup) restrict(l *specs.Linux) {
 		})
 		mounted := c.Skip()
 		file.Land()
-		c.cloneHost("/dev/null")
+		c.cloneHost("/dev/null", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 		mounted.Land()
 		c.moveTo(program.S(slotMount))
 		c.closeSlot(slotMount)

@@ -253,7 +253,8 @@ func (c *Setup) capabilities(p *specs.Process) error {
 		for _, name := range list {
 			at := slices.Index(capabilityNames(), name)
 			if at < 0 {
-				return fault.New(fault.Invalid, "there is no capability %q", name)
+				return fault.New(fault.Invalid, "there is no capability %q", name).
+					WithHint("name one of capabilities(7), such as CAP_NET_RAW")
 			}
 			sets[i] |= 1 << at
 		}
