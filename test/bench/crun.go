@@ -60,6 +60,9 @@ func newCrun(dir, program string) (*crun, error) {
 	if err := errors.Join(os.WriteFile(file, binary, 0o755), os.Lchown(file, peerFirstID, peerFirstID)); err != nil {
 		return nil, err
 	}
+	if err := unix.Mknod(filepath.Join(dir, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+		return nil, fmt.Errorf("make a null device: %w", err)
+	}
 	ready := make(chan error, 1)
 	go c.serve(ready)
 	return c, <-ready
@@ -118,8 +121,14 @@ func (c *crun) run(ctx context.Context) error {
 	c.work <- func() {
 		var out bytes.Buffer
 		cmd := exec.CommandContext(ctx, "crun", "--root", filepath.Join(filepath.Dir(c.bundle), "crun"), "--cgroup-manager", "cgroupfs", "run", "--bundle", c.bundle, c.id())
-		cmd.Stdout, cmd.Stderr = &out, &out
-		err := cmd.Run()
+		// Not the host's /dev/null: crun makes its standard input the container's user's.
+		null, err := os.Open(filepath.Join(filepath.Dir(c.bundle), "null"))
+		if err != nil {
+			done <- err
+			return
+		}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = null, &out, &out
+		err = errors.Join(cmd.Run(), null.Close())
 		if err != nil {
 			err = fmt.Errorf("crun run: %w: %s", err, out.String())
 		}
