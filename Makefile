@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X tero.internal/common/buildinfo.version=$(VERSION)
 BINARIES := tero terod tero-init quantum-api quantum-cni
 FUZZTIME ?= 10s
 # What the tests use: the firewall, a software TPM, the peers of the comparisons.
-PACKAGES := gcc libc6-dev iproute2 iputils-ping nftables swtpm swtpm-tools crun skopeo libseccomp-dev openssl bsdutils erofs-utils
+PACKAGES := gcc libc6-dev iproute2 iputils-ping nftables swtpm swtpm-tools crun runc skopeo libseccomp-dev openssl bsdutils erofs-utils
 
 .DELETE_ON_ERROR:
 
