@@ -7,11 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"tero.internal/common/fault"
 )
 
 // Group is the cgroup of one container: a folder in each hierarchy.
@@ -62,7 +65,19 @@ func (t *Tree) Create(ctx context.Context, g *Group, limits *specs.LinuxResource
 			}
 		}
 	}
-	return nil
+	return t.filterDevices(g, limits)
+}
+
+// filterDevices puts the cgroup under the rules for devices, unless a v1 controller did.
+func (t *Tree) filterDevices(g *Group, limits *specs.LinuxResources) error {
+	if limits == nil || len(limits.Devices) == 0 || slices.ContainsFunc(t.hierarchies, func(h hierarchy) bool { return h.has("devices") }) {
+		return nil
+	}
+	if t.noFilter != nil {
+		return fault.New(fault.Unsupported, "the container's devices cannot be filtered: %w", t.noFilter).
+			WithHint("use a kernel with CONFIG_CGROUP_BPF, or mount the v1 controller for devices; \"tero doctor\" tells what there is")
+	}
+	return t.filters.Attach(g.V2, limits.Devices)
 }
 
 // setting is a value for a file of a cgroup.
@@ -91,8 +106,6 @@ func settings(h *hierarchy, r *specs.LinuxResources) []setting {
 		}
 		list = append(list, setting{file: "pids.max", value: limit})
 	}
-	// On v2 devices need a BPF program; there the user namespace, which can make
-	// no device nodes, and a /dev without others is the whole defence.
 	if !h.v2 && h.has("devices") {
 		for i := range r.Devices {
 			list = append(list, deviceSetting(&r.Devices[i]))

@@ -30,8 +30,12 @@ func (t *Tree) Update(_ context.Context, g *Group, limits *specs.LinuxResources)
 			err = errors.Join(err, restore())
 		}
 	}()
-	for i, dir := range g.Dirs {
-		list := settings(&t.hierarchies[i], limits)
+	for _, dir := range g.Dirs {
+		at := slices.IndexFunc(t.hierarchies, func(h hierarchy) bool { return h.dir == filepath.Dir(dir) })
+		if at < 0 {
+			continue // made by an earlier run, with a controller that is not used any more
+		}
+		list := settings(&t.hierarchies[at], limits)
 		if raises(dir, list) { // memory with swap must never be less than memory
 			slices.Reverse(list)
 		}
