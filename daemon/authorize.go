@@ -57,6 +57,8 @@ func accesses(n names) map[string]access {
 		runtimev1.RuntimeService_RemoveContainer_FullMethodName:  onContainer("remove"),
 		runtimev1.RuntimeService_WaitContainer_FullMethodName:    onContainer("wait"),
 		runtimev1.RuntimeService_Logs_FullMethodName:             onContainer("logs"),
+		runtimev1.RuntimeService_Stats_FullMethodName:            onContainer("stats"),
+		runtimev1.RuntimeService_Top_FullMethodName:              onContainer("top"),
 
 		runtimev1.ImageService_ImportImage_FullMethodName:     onNode("imageImport"),
 		runtimev1.ImageService_ListImages_FullMethodName:      onNode("imageRead"),

@@ -1,15 +1,12 @@
 package sandbox
 
 import (
-	"errors"
-	"os"
 	"path/filepath"
 	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"tero.internal/common/workload"
-	"tero.internal/runtime/internal/crilog"
 	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/keeper"
 )
@@ -32,37 +29,7 @@ func (n *Native) LogPath(id workload.ID) string {
 // HoldLog makes the container, whose launch is to come, wait rather than lose
 // output, from its first byte on, until ReleaseLog or Destroy. Who reads the log
 // holds it with crilog by then, if it wants all of it.
-func (n *Native) HoldLog(id workload.ID) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.heldLogs[id] = nil
-}
-
-// holdLog holds the log of a container that is about to start, if HoldLog asked for it.
-func (n *Native) holdLog(id workload.ID) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if f, asked := n.heldLogs[id]; !asked || f != nil {
-		return nil
-	}
-	f, err := os.OpenFile(n.LogPath(id), os.O_CREATE|os.O_RDONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := crilog.Hold(f); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	n.heldLogs[id] = f
-	return nil
-}
+func (n *Native) HoldLog(id workload.ID) { n.holds.Ask(n.LogPath(id)) }
 
 // ReleaseLog ends HoldLog.
-func (n *Native) ReleaseLog(id workload.ID) {
-	n.mu.Lock()
-	f := n.heldLogs[id]
-	delete(n.heldLogs, id)
-	n.mu.Unlock()
-	if f != nil {
-		_ = f.Close()
-	}
-}
+func (n *Native) ReleaseLog(id workload.ID) { n.holds.Release(n.LogPath(id)) }

@@ -20,6 +20,7 @@ import (
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
 	"tero.internal/runtime/internal/cgroup"
+	"tero.internal/runtime/internal/crilog"
 	"tero.internal/runtime/internal/idmap"
 	"tero.internal/runtime/internal/keeperclient"
 	"tero.internal/runtime/internal/protocol"
@@ -35,6 +36,7 @@ type Native struct {
 	ids      *idmap.Allocator
 	scaffold *rootfs.Scaffold
 	filters  setup.Filters
+	holds    crilog.Holds
 	maxFiles unix.Rlimit // this process's own limit of open files, as the keeper's
 
 	mu     sync.Mutex // guards what follows
@@ -46,8 +48,6 @@ type Native struct {
 	userNS map[idmap.Slot]*os.File
 	// made are the containers that this process created and did not start yet.
 	made map[workload.ID]*made
-	// heldLogs are the logs that HoldLog asked for; nil before their start.
-	heldLogs map[workload.ID]*os.File
 }
 
 // made is what Start needs of a Create in the same process.
@@ -64,7 +64,7 @@ type made struct {
 // process that could tell how they end, and their output: they are killed, and
 // exited with code 137, marked as lost.
 func OpenNative(ctx context.Context, c Config) (*Native, error) {
-	n := &Native{Config: c, ids: idmap.New(), userNS: map[idmap.Slot]*os.File{}, made: map[workload.ID]*made{}, heldLogs: map[workload.ID]*os.File{}}
+	n := &Native{Config: c, ids: idmap.New(), userNS: map[idmap.Slot]*os.File{}, made: map[workload.ID]*made{}}
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &n.maxFiles); err != nil {
 		return nil, os.NewSyscallError("getrlimit", err)
 	}
@@ -284,11 +284,7 @@ func (n *Native) Close() error {
 	for _, m := range n.made {
 		_ = m.root.Close()
 	}
-	for _, f := range n.heldLogs {
-		if f != nil {
-			_ = f.Close()
-		}
-	}
+	n.holds.Close()
 	n.scaffold.Close()
 	return nil
 }

@@ -34,7 +34,7 @@ func (n *Native) Start(ctx context.Context, id workload.ID, endpoint *workload.E
 	if err := n.writeEtc(id, m.config.Hostname, endpoint); err != nil {
 		return explainDisk(err)
 	}
-	if err := n.holdLog(id); err != nil {
+	if err := n.holds.Begin(n.LogPath(id)); err != nil {
 		return explainDisk(err)
 	}
 	n.mu.Lock()

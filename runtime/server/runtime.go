@@ -9,6 +9,7 @@ import (
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/common/rpc"
 	"tero.internal/common/workload"
+	"tero.internal/runtime/insight"
 	"tero.internal/runtime/state"
 	"tero.internal/runtime/supervise"
 )
@@ -18,11 +19,12 @@ type Runtime struct {
 	runtimev1.UnimplementedRuntimeServiceServer
 	supervisor *supervise.Supervisor
 	sandboxes  Sandboxes
+	inspector  *insight.Inspector
 }
 
 // NewRuntime gives the service.
 func NewRuntime(s *supervise.Supervisor, sandboxes Sandboxes) *Runtime {
-	return &Runtime{supervisor: s, sandboxes: sandboxes}
+	return &Runtime{supervisor: s, sandboxes: sandboxes, inspector: insight.New(sandboxes)}
 }
 
 // Run launches a container.

@@ -13,6 +13,7 @@ import (
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
+	"tero.internal/runtime/insight"
 	"tero.internal/runtime/internal/crilog"
 	"tero.internal/runtime/sandbox"
 	"tero.internal/runtime/state"
@@ -23,7 +24,7 @@ import (
 type Sandboxes interface {
 	Streams
 	Outputs
-	PID(ctx context.Context, container workload.ID) (int, error)
+	insight.Sandboxes
 }
 
 // Streams connect to containers' processes.

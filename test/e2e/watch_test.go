@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -67,4 +68,40 @@ func TestFlood(t *testing.T) {
 		t.Errorf("log files %v, %v", logs, err)
 	}
 	tero(t, n, 0, "rm", "noisy")
+}
+
+// TestInsight looks at what a container uses and who runs in it.
+func TestInsight(t *testing.T) {
+	n := watched(t, "insight")
+	tero(t, n, 0, "run", "-d", "--name", "busy", "-m", "64MiB", "--pids-limit", "50", "watch:v1", "flood", "1000000000000")
+	tero(t, n, 0, "run", "-d", "--name", "calm", "--network", "none", "-u", "7:7", "watch:v1", "hold")
+	var s struct {
+		Name        string  `json:"name"`
+		CPU         float64 `json:"cpuPercent"`
+		Memory      string  `json:"memoryBytes"`
+		MemoryLimit string  `json:"memoryLimitBytes"`
+		Pids        string  `json:"pids"`
+		PidsLimit   string  `json:"pidsLimit"`
+	}
+	r := tero(t, n, 0, "stats", "--no-stream", "-o", "json", "busy")
+	if err := json.Unmarshal([]byte(r.Stdout), &s); err != nil {
+		t.Fatalf("%v: %s", err, r.Stdout)
+	}
+	if s.Name != "busy" || s.CPU <= 0 || s.Memory == "0" || s.MemoryLimit != "67108864" || s.Pids == "0" || s.PidsLimit != "50" {
+		t.Errorf("stats: %+v", s)
+	}
+	r = tero(t, n, 0, "stats", "--no-stream")
+	if !strings.Contains(r.Stdout, "busy") || !strings.Contains(r.Stdout, "calm") || !strings.Contains(r.Stdout, "64 MiB (") {
+		t.Errorf("stats of all:\n%s", r.Stdout)
+	}
+	r = tero(t, n, 0, "top", "calm", "pid,ppid,hpid,user,args")
+	want := fmt.Sprintf("1     0      %d", inspect(t, n, "calm").PID)
+	if !strings.Contains(r.Stdout, "HPID") || !strings.Contains(r.Stdout, want) || !strings.HasSuffix(r.Stdout, "7      /watch hold\n") {
+		t.Errorf("top:\n%swant %q", r.Stdout, want)
+	}
+	refused(t, n.Tero(t.Context(), "top", "calm", "colour"), 125, "colour", "--help")
+	tero(t, n, 0, "rm", "-f", "busy")
+	tero(t, n, 0, "kill", "calm")
+	tero(t, n, 0, "wait", "calm")
+	refused(t, n.Tero(t.Context(), "stats", "--no-stream", "calm"), 125, "has exited")
 }

@@ -2348,7 +2348,7 @@ var File_runtime_v1_runtime_proto protoreflect.FileDescriptor
 
 const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\n" +
-	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x06\n" +
+	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16runtime/v1/stats.proto\"\xb8\x06\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x1e\n" +
@@ -2533,7 +2533,7 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_CREATING\x10\x01\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x02\x12\x10\n" +
-	"\fSTATE_EXITED\x10\x032\x83\a\n" +
+	"\fSTATE_EXITED\x10\x032\x8f\b\n" +
 	"\x0eRuntimeService\x12@\n" +
 	"\x03Run\x12\x1b.tero.runtime.v1.RunRequest\x1a\x1c.tero.runtime.v1.RunResponse\x12M\n" +
 	"\x06Attach\x12\x1e.tero.runtime.v1.AttachRequest\x1a\x1f.tero.runtime.v1.AttachResponse(\x010\x01\x12G\n" +
@@ -2544,7 +2544,9 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\rKillContainer\x12%.tero.runtime.v1.KillContainerRequest\x1a&.tero.runtime.v1.KillContainerResponse\x12d\n" +
 	"\x0fRemoveContainer\x12'.tero.runtime.v1.RemoveContainerRequest\x1a(.tero.runtime.v1.RemoveContainerResponse\x12^\n" +
 	"\rWaitContainer\x12%.tero.runtime.v1.WaitContainerRequest\x1a&.tero.runtime.v1.WaitContainerResponse\x12E\n" +
-	"\x04Logs\x12\x1c.tero.runtime.v1.LogsRequest\x1a\x1d.tero.runtime.v1.LogsResponse0\x01B(Z&tero.internal/api/runtime/v1;runtimev1b\x06proto3"
+	"\x04Logs\x12\x1c.tero.runtime.v1.LogsRequest\x1a\x1d.tero.runtime.v1.LogsResponse0\x01\x12H\n" +
+	"\x05Stats\x12\x1d.tero.runtime.v1.StatsRequest\x1a\x1e.tero.runtime.v1.StatsResponse0\x01\x12@\n" +
+	"\x03Top\x12\x1b.tero.runtime.v1.TopRequest\x1a\x1c.tero.runtime.v1.TopResponseB(Z&tero.internal/api/runtime/v1;runtimev1b\x06proto3"
 
 var (
 	file_runtime_v1_runtime_proto_rawDescOnce sync.Once
@@ -2594,6 +2596,10 @@ var file_runtime_v1_runtime_proto_goTypes = []any{
 	(*LogsResponse)(nil),             // 30: tero.runtime.v1.LogsResponse
 	nil,                              // 31: tero.runtime.v1.ContainerSpec.LabelsEntry
 	(*timestamppb.Timestamp)(nil),    // 32: google.protobuf.Timestamp
+	(*StatsRequest)(nil),             // 33: tero.runtime.v1.StatsRequest
+	(*TopRequest)(nil),               // 34: tero.runtime.v1.TopRequest
+	(*StatsResponse)(nil),            // 35: tero.runtime.v1.StatsResponse
+	(*TopResponse)(nil),              // 36: tero.runtime.v1.TopResponse
 }
 var file_runtime_v1_runtime_proto_depIdxs = []int32{
 	31, // 0: tero.runtime.v1.ContainerSpec.labels:type_name -> tero.runtime.v1.ContainerSpec.LabelsEntry
@@ -2638,18 +2644,22 @@ var file_runtime_v1_runtime_proto_depIdxs = []int32{
 	25, // 39: tero.runtime.v1.RuntimeService.RemoveContainer:input_type -> tero.runtime.v1.RemoveContainerRequest
 	27, // 40: tero.runtime.v1.RuntimeService.WaitContainer:input_type -> tero.runtime.v1.WaitContainerRequest
 	29, // 41: tero.runtime.v1.RuntimeService.Logs:input_type -> tero.runtime.v1.LogsRequest
-	8,  // 42: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
-	13, // 43: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
-	16, // 44: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
-	18, // 45: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
-	20, // 46: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
-	22, // 47: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
-	24, // 48: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
-	26, // 49: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
-	28, // 50: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
-	30, // 51: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
-	42, // [42:52] is the sub-list for method output_type
-	32, // [32:42] is the sub-list for method input_type
+	33, // 42: tero.runtime.v1.RuntimeService.Stats:input_type -> tero.runtime.v1.StatsRequest
+	34, // 43: tero.runtime.v1.RuntimeService.Top:input_type -> tero.runtime.v1.TopRequest
+	8,  // 44: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
+	13, // 45: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
+	16, // 46: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
+	18, // 47: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
+	20, // 48: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
+	22, // 49: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
+	24, // 50: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
+	26, // 51: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
+	28, // 52: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
+	30, // 53: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
+	35, // 54: tero.runtime.v1.RuntimeService.Stats:output_type -> tero.runtime.v1.StatsResponse
+	36, // 55: tero.runtime.v1.RuntimeService.Top:output_type -> tero.runtime.v1.TopResponse
+	44, // [44:56] is the sub-list for method output_type
+	32, // [32:44] is the sub-list for method input_type
 	32, // [32:32] is the sub-list for extension type_name
 	32, // [32:32] is the sub-list for extension extendee
 	0,  // [0:32] is the sub-list for field type_name
@@ -2660,6 +2670,7 @@ func file_runtime_v1_runtime_proto_init() {
 	if File_runtime_v1_runtime_proto != nil {
 		return
 	}
+	file_runtime_v1_stats_proto_init()
 	file_runtime_v1_runtime_proto_msgTypes[9].OneofWrappers = []any{
 		(*AttachRequest_Run)(nil),
 		(*AttachRequest_Start)(nil),

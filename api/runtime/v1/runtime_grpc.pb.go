@@ -31,6 +31,8 @@ const (
 	RuntimeService_RemoveContainer_FullMethodName  = "/tero.runtime.v1.RuntimeService/RemoveContainer"
 	RuntimeService_WaitContainer_FullMethodName    = "/tero.runtime.v1.RuntimeService/WaitContainer"
 	RuntimeService_Logs_FullMethodName             = "/tero.runtime.v1.RuntimeService/Logs"
+	RuntimeService_Stats_FullMethodName            = "/tero.runtime.v1.RuntimeService/Stats"
+	RuntimeService_Top_FullMethodName              = "/tero.runtime.v1.RuntimeService/Top"
 )
 
 // RuntimeServiceClient is the client API for RuntimeService service.
@@ -62,6 +64,10 @@ type RuntimeServiceClient interface {
 	WaitContainer(ctx context.Context, in *WaitContainerRequest, opts ...grpc.CallOption) (*WaitContainerResponse, error)
 	// Logs streams what the container wrote.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
+	// Stats tells what a running container uses, again and again until it ends.
+	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StatsResponse], error)
+	// Top lists the processes in a running container.
+	Top(ctx context.Context, in *TopRequest, opts ...grpc.CallOption) (*TopResponse, error)
 }
 
 type runtimeServiceClient struct {
@@ -187,6 +193,35 @@ func (c *runtimeServiceClient) Logs(ctx context.Context, in *LogsRequest, opts .
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RuntimeService_LogsClient = grpc.ServerStreamingClient[LogsResponse]
 
+func (c *runtimeServiceClient) Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StatsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RuntimeService_ServiceDesc.Streams[3], RuntimeService_Stats_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StatsRequest, StatsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RuntimeService_StatsClient = grpc.ServerStreamingClient[StatsResponse]
+
+func (c *runtimeServiceClient) Top(ctx context.Context, in *TopRequest, opts ...grpc.CallOption) (*TopResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TopResponse)
+	err := c.cc.Invoke(ctx, RuntimeService_Top_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RuntimeServiceServer is the server API for RuntimeService service.
 // All implementations must embed UnimplementedRuntimeServiceServer
 // for forward compatibility.
@@ -216,6 +251,10 @@ type RuntimeServiceServer interface {
 	WaitContainer(context.Context, *WaitContainerRequest) (*WaitContainerResponse, error)
 	// Logs streams what the container wrote.
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
+	// Stats tells what a running container uses, again and again until it ends.
+	Stats(*StatsRequest, grpc.ServerStreamingServer[StatsResponse]) error
+	// Top lists the processes in a running container.
+	Top(context.Context, *TopRequest) (*TopResponse, error)
 	mustEmbedUnimplementedRuntimeServiceServer()
 }
 
@@ -255,6 +294,12 @@ func (UnimplementedRuntimeServiceServer) WaitContainer(context.Context, *WaitCon
 }
 func (UnimplementedRuntimeServiceServer) Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Logs not implemented")
+}
+func (UnimplementedRuntimeServiceServer) Stats(*StatsRequest, grpc.ServerStreamingServer[StatsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Stats not implemented")
+}
+func (UnimplementedRuntimeServiceServer) Top(context.Context, *TopRequest) (*TopResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Top not implemented")
 }
 func (UnimplementedRuntimeServiceServer) mustEmbedUnimplementedRuntimeServiceServer() {}
 func (UnimplementedRuntimeServiceServer) testEmbeddedByValue()                        {}
@@ -428,6 +473,35 @@ func _RuntimeService_Logs_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RuntimeService_LogsServer = grpc.ServerStreamingServer[LogsResponse]
 
+func _RuntimeService_Stats_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StatsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RuntimeServiceServer).Stats(m, &grpc.GenericServerStream[StatsRequest, StatsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RuntimeService_StatsServer = grpc.ServerStreamingServer[StatsResponse]
+
+func _RuntimeService_Top_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TopRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RuntimeServiceServer).Top(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RuntimeService_Top_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RuntimeServiceServer).Top(ctx, req.(*TopRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RuntimeService_ServiceDesc is the grpc.ServiceDesc for RuntimeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -463,6 +537,10 @@ var RuntimeService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "WaitContainer",
 			Handler:    _RuntimeService_WaitContainer_Handler,
 		},
+		{
+			MethodName: "Top",
+			Handler:    _RuntimeService_Top_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -480,6 +558,11 @@ var RuntimeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Logs",
 			Handler:       _RuntimeService_Logs_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Stats",
+			Handler:       _RuntimeService_Stats_Handler,
 			ServerStreams: true,
 		},
 	},
