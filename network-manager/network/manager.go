@@ -137,6 +137,10 @@ func Open(ctx context.Context, c Config) (_ *Manager, err error) {
 	}
 	m.table = t
 	if m.packets, err = nflog.Open(c.logGroup()); err != nil {
+		if errors.Is(err, unix.EPERM) { // the group is the table's, and only one process can read it: all there is before Linux 6.9
+			return nil, fault.New(fault.Exists, "nftables table inet %s is used by another process: %w", c.Table, err).
+				WithHint("end the other node on this machine, or give this one a table of its own")
+		}
 		return nil, err
 	}
 	if err := m.load(); err != nil {
