@@ -330,6 +330,9 @@ func cloneAt(dir int, path string, userNS *os.File, attributes uint64) (int, err
 	}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &a); err != nil {
 		_ = unix.Close(fd)
+		if userNS != nil && errors.Is(err, unix.EINVAL) {
+			return -1, fmt.Errorf("the file system of %s has no id maps, as tmpfs before Linux 6.3: %w", cmp.Or(path, "the image"), err)
+		}
 		return -1, fmt.Errorf("set the attributes of %s: %w", cmp.Or(path, "the image"), err)
 	}
 	return fd, nil

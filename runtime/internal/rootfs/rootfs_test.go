@@ -2,10 +2,14 @@ package rootfs
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -98,5 +102,35 @@ func TestCovers(t *testing.T) {
 	}
 	if !slices.Contains(EtcFiles(), "/etc/hosts") {
 		t.Error("/etc/hosts")
+	}
+}
+
+func TestCloneNamesWhatHasNoIDMaps(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "cat") // lives until its input ends
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: 0x70000000, Size: 65536}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: 0x70000000, Size: 65536}},
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = in.Close(); _ = cmd.Wait() }()
+	userNS, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = userNS.Close() }()
+	fd, err := Clone(t.TempDir(), userNS, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(fd)
+	if _, err := Clone("/proc", userNS, 0); err == nil || !strings.Contains(err.Error(), "no id maps") {
+		t.Errorf("proc: %v", err)
 	}
 }
