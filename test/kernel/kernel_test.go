@@ -1,0 +1,149 @@
+// Package kernel runs the core of the tests on another kernel than this
+// machine's: Debian's, with cgroup v2 alone and AppArmor, emulated by QEMU. No
+// virtualisation is needed of the processor.
+package kernel
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// patience is how long the machine may take in all; it takes two minutes on two
+// cores that are its own.
+const patience = 15 * time.Minute
+
+// suite is what runs on the other kernel of a package's tests.
+type suite struct {
+	dir string
+	// run and skip choose tests, as the flags of go test do.
+	run, skip string
+}
+
+// suites are the tests that ask the kernel for something. What only computes
+// runs here as well as there.
+func suites() []suite {
+	return []suite{
+		{dir: "runtime/internal/cgroup"},
+		// Not composed images, for which there has to be Linux 6.15.
+		{dir: "runtime/internal/rootfs", run: "^Test(Mount|Covers|Clone)"},
+		{dir: "runtime/internal/program"},
+		{dir: "runtime/internal/seccomp", run: "^TestKernel"},
+		{dir: "runtime/keeper"},
+		// Not the full disk, a tmpfs, which has no id maps before Linux 6.3; nor what
+		// cannot be killed, which takes a freezer of cgroup v1.
+		{dir: "runtime/sandbox", skip: "^Test(FullDisk|Unkillable)$"},
+		{dir: "network-manager/internal/nft"},
+		{dir: "network-manager/internal/nflog"},
+		{dir: "network-manager/network"},
+	}
+}
+
+// programs are what those tests build.
+func programs() []string {
+	return []string{"./cmd/tero-init", "./runtime/sandbox/sandboxtest/testdata/probe"}
+}
+
+func TestDebianKernel(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm := filepath.Join(root, "bin", "vm")
+	dependOn(t, root)
+	build(t, root, vm)
+	image, err := filepath.Glob(filepath.Join(vm, "kernel/boot/vmlinuz-*"))
+	if err != nil || len(image) != 1 {
+		t.Fatalf("%d kernels in %s: %v", len(image), vm, err)
+	}
+	version := strings.TrimPrefix(filepath.Base(image[0]), "vmlinuz-")
+	mods, err := findModules(filepath.Join(vm, "kernel/lib/modules", version))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{
+		kernel: image[0], mods: mods, init: filepath.Join(vm, "programs/guest"), dir: t.TempDir(),
+		shares: map[string]string{"usr": "/usr", "tero": root},
+		plan:   plan{Shares: map[string]string{"usr": "/usr", "tero": "/tero"}, Programs: "/tero/bin/vm/programs"},
+	}
+	for _, s := range suites() {
+		args := []string{"-test.v", "-test.timeout=10m", "-test.run=" + s.run}
+		if s.skip != "" {
+			args = append(args, "-test.skip="+s.skip)
+		}
+		m.plan.Tests = append(m.plan.Tests, test{
+			Name: s.dir, Dir: "/tero/" + s.dir, Binary: "/tero/bin/vm/tests/" + filepath.Base(s.dir) + ".test", Args: args,
+		})
+	}
+	began := time.Now()
+	reports, err := m.run(t)
+	if err != nil {
+		t.Errorf("%v\nThe console's last words:\n%s", err, m.tail())
+	}
+	t.Logf("Linux %s took %v", version, time.Since(began).Round(time.Second))
+	for _, s := range suites() {
+		t.Run(s.dir, func(t *testing.T) { reports[s.dir].judge(t) })
+	}
+}
+
+// judge fails what did not pass.
+func (r report) judge(t *testing.T) {
+	passed := len(regexp.MustCompile(`(?m)^--- PASS: `).FindAllString(r.output, -1))
+	skipped := regexp.MustCompile(`(?m)^\s*--- SKIP: .*`).FindAllString(r.output, -1)
+	switch {
+	case r.code != 0 || !strings.Contains(r.output, "\nPASS\n"):
+		t.Errorf("failed with code %d:\n%s", r.code, r.output)
+	case passed == 0:
+		t.Errorf("no test ran:\n%s", r.output)
+	case len(skipped) > 0:
+		t.Errorf("skipped, which must run here:\n%s", strings.Join(skipped, "\n"))
+	default:
+		t.Logf("%d tests passed in %v", passed, r.took)
+	}
+}
+
+// dependOn looks at all sources, so that go test knows that a result of this test
+// is of no use when one of them has changed.
+func dependOn(t *testing.T, root string) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+		case d.IsDir() && (path == filepath.Join(root, "bin") || d.Name() == ".git"):
+			return fs.SkipDir
+		case d.Type().IsRegular():
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// build fetches the kernel and builds what runs on it, from the tree under test.
+func build(t *testing.T, root, vm string) {
+	t.Helper()
+	tests := []string{"go", "test", "-c", "-o", vm + "/tests/"}
+	for _, s := range suites() {
+		tests = append(tests, "./"+s.dir)
+	}
+	for _, args := range [][]string{
+		{"make", "-s", "kernel"},
+		append([]string{"go", "build", "-trimpath", "-o", vm + "/programs/", "./test/kernel/guest"}, programs()...),
+		tests,
+	} {
+		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatal(fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out))
+		}
+	}
+}
