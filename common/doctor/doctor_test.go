@@ -36,7 +36,7 @@ func TestRun(t *testing.T) {
 	}
 	// What the sandbox and the network of the tests need, so that a broken probe shows.
 	for _, name := range []string{
-		"root", "version", "namespaces", "overlayfs", "seccomp", "pidfd", "user namespaces and idmapped mounts", "hierarchy",
+		"root", "version", "namespaces", "overlayfs", "seccomp", "pidfd", "landlock", "system calls", "device filter", "memory kills", "user namespaces and idmapped mounts", "hierarchy",
 		"throw-away namespace", "nftables", "veth", "X25519MLKEM768", "class native",
 	} {
 		if c := byName[name]; c.Status != OK {

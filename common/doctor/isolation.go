@@ -26,7 +26,7 @@ func kvmCheck() Check {
 func nativeCheck(found []Check) Check {
 	c := check("isolation", "class native", "namespaces, cgroups, seccomp and Landlock on the host's kernel")
 	parts := []string{
-		"root", "namespaces", "user namespaces and idmapped mounts", "overlayfs", "seccomp", "pidfd",
+		"root", "namespaces", "user namespaces and idmapped mounts", "overlayfs", "seccomp", "pidfd", "system calls", "device filter",
 		"hierarchy", "pids controller", "may be changed", "throw-away namespace",
 	}
 	var lacking []string

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// oldest is the kernel that TERO is made for: idmapped mounts (5.12), Landlock
-// (5.13), mount_setattr and nft concatenations with intervals.
-var oldest = version{5, 15}
+// oldest is the kernel that TERO is made for: openat2 (5.6), close_range with its
+// flags (5.11), idmapped mounts (5.12), and overlays over them (5.19).
+var oldest = version{5, 19}
 
 func hostChecks(context.Context) []Check {
 	root := check("host", "root", "namespaces, cgroups and the network are root's to set up")
@@ -58,7 +58,7 @@ func kernelChecks(context.Context) []Check {
 			try(fileSystem("overlay"), "yes", "load the module: modprobe overlay"),
 		check("kernel", "erofs", "read-only root file systems from one image file").
 			try(fileSystem("erofs"), "yes", "load the module: modprobe erofs"),
-		seccompCheck(), landlockCheck(),
+		seccompCheck(), landlockCheck(), appArmorCheck(), seLinuxCheck(), callsCheck(),
 		check("kernel", "pidfd", "processes that cannot be confused with others of the same number").
 			try(pidfd(), "yes", "use Linux 5.3 or newer"),
 		pidfdInfoCheck(), clone3Check(),
@@ -122,15 +122,6 @@ func seccompCheck() Check {
 		return c.missing("use a kernel with CONFIG_SECCOMP_FILTER, 4.14 or newer", "%s", reason(errno))
 	}
 	return c.ok("filters, with all actions")
-}
-
-func landlockCheck() Check {
-	c := check("kernel", "landlock", "a second fence around a container's files")
-	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
-		return c.warn("boot with lsm=landlock,...; containers run without it", "%s", reason(errno))
-	}
-	return c.ok("ABI %d", abi)
 }
 
 func pidfd() error {

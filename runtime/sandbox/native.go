@@ -62,7 +62,8 @@ type made struct {
 // OpenNative takes up the sandboxes of StateDir. It connects to the keeper of
 // RunDir, or starts one. Sandboxes whose keeper is gone have lost the only
 // process that could tell how they end, and their output: they are killed, and
-// exited with code 137, marked as lost.
+// exited with code 137, marked as lost. A kernel, or a file system under StateDir,
+// that containers cannot work on is refused here and not at the first launch.
 func OpenNative(ctx context.Context, c Config) (*Native, error) {
 	n := &Native{Config: c, ids: idmap.New(), userNS: map[idmap.Slot]*os.File{}, made: map[workload.ID]*made{}}
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &n.maxFiles); err != nil {
@@ -74,10 +75,10 @@ func OpenNative(ctx context.Context, c Config) (*Native, error) {
 				WithHint("choose a writable one")
 		}
 	}
-	if err := setup.CheckDevices(); err != nil {
+	err := errors.Join(checkCalls(), setup.CheckDevices())
+	if err != nil {
 		return nil, err
 	}
-	var err error
 	if n.scaffold, err = rootfs.OpenScaffold(filepath.Join(n.StateDir, "rootfs")); err != nil {
 		return nil, err
 	}
@@ -89,6 +90,15 @@ func OpenNative(ctx context.Context, c Config) (*Native, error) {
 		return nil, err
 	}
 	if _, err := n.client(ctx); err != nil {
+		return nil, err
+	}
+	if ids, err := n.containers(); err != nil || len(ids) > 0 { // which prove that it works
+		return n, err
+	}
+	if err := n.tryRoot(ctx); err != nil {
+		if ended := n.Shutdown(context.WithoutCancel(ctx)); ended != nil {
+			n.Log.WarnContext(ctx, "keeper left running", slog.Any("error", ended))
+		}
 		return nil, err
 	}
 	return n, nil

@@ -26,6 +26,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, play(o))
 		os.Exit(1)
 	}
+	if call := os.Getenv(hiddenVariable); call != "" {
+		if err := openWithout(call); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	dir, err := os.MkdirTemp("", "tero-sandbox-")
 	if err == nil {
 		err = build(dir)

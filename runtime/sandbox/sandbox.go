@@ -63,7 +63,8 @@ type Exit struct {
 	Code int `json:"code"`
 	// Signal is what killed it; 0 when it exited by itself.
 	Signal unix.Signal `json:"signal,omitempty"`
-	// OOMKilled is true when a process of the sandbox was killed for lack of memory.
+	// OOMKilled is true when a process of the sandbox was killed for lack of
+	// memory, its first or any other; when the first was, Signal is SIGKILL.
 	OOMKilled bool `json:"oomKilled,omitempty"`
 	// Lost is true when nobody saw the end: the keeper itself was killed, and
 	// the container with it. Code is 137 then.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
@@ -315,8 +316,17 @@ func (s *Suite) execTerminal(t *testing.T) {
 
 func (s *Suite) memory(t *testing.T) {
 	spec := s.Spec(t, "eat")
-	spec.Resources.MemoryBytes = 32 << 20
-	if exit, _ := s.Run(t, spec); !exit.OOMKilled || exit.Code != 137 {
+	spec.Resources.MemoryBytes = 16 << 20
+	if exit, _ := s.Run(t, spec); !exit.OOMKilled || exit.Code != 137 || exit.Signal != unix.SIGKILL {
+		t.Errorf("%+v", exit)
+	}
+	// A child alone was killed: that is told, and the code is the first process's own.
+	spec.Args = []string{"/probe", "feed"}
+	if exit, out := s.Run(t, spec); !exit.OOMKilled || exit.Code != 3 || exit.Signal != 0 || out != "child: signal: killed\n" {
+		t.Errorf("%+v %q", exit, out)
+	}
+	spec.Args = []string{"/probe", "true"}
+	if exit, _ := s.Run(t, spec); exit.OOMKilled || exit.Code != 0 {
 		t.Errorf("%+v", exit)
 	}
 }

@@ -91,6 +91,8 @@ func main() {
 			all = append(all, b)
 			_ = all
 		}
+	case "feed":
+		feed()
 	case "fork":
 		n, _ := strconv.Atoi(args[0])
 		made := 0

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -147,4 +148,20 @@ func reach(folder int, paths ...string) {
 			syscall.Close(fd)
 		}
 	}
+}
+
+// feed lets a child eat all memory, which the kernel is to kill and not this.
+func feed() {
+	cmd := exec.Command("/probe", "eat")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0o600) // the child's, too
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err == nil {
+		_ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0o600)
+		err = cmd.Wait()
+	}
+	fmt.Println("child:", err)
+	os.Exit(3)
 }
