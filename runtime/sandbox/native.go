@@ -75,7 +75,7 @@ func OpenNative(ctx context.Context, c Config) (*Native, error) {
 				WithHint("choose a writable one")
 		}
 	}
-	err := errors.Join(checkCalls(), setup.CheckDevices())
+	err := errors.Join(setup.CheckCalls(), setup.CheckDevices())
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +102,23 @@ func OpenNative(ctx context.Context, c Config) (*Native, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+// tryRoot makes a root file system without an image, seen through an id map: an
+// overlay over mapped layers is what kernels, and file systems, got last.
+func (n *Native) tryRoot(ctx context.Context) error {
+	slot, _ := n.ids.Claim() // there is no container yet
+	defer n.ids.Release(slot)
+	userNS, err := n.userNamespace(ctx, slot)
+	if err != nil {
+		return err
+	}
+	root, err := n.scaffold.Mount(rootfs.Options{UserNS: userNS})
+	if err != nil {
+		return fault.New(fault.Unsupported, "cannot make root file systems from layers in %s: %w", n.StateDir, err).
+			WithHint("keep the state on ext4, xfs, btrfs or (from Linux 6.3) tmpfs; %s", setup.KernelHint)
+	}
+	return root.Close()
 }
 
 // takeUp marks the id ranges of the containers on disk as used.
