@@ -181,6 +181,9 @@ func (s *Suite) TestAll(t *testing.T) {
 	} {
 		t.Run(name, test)
 	}
+	for name, test := range s.redTeam() {
+		t.Run(name, test)
+	}
 }
 
 func (s *Suite) exitCodes(t *testing.T) {

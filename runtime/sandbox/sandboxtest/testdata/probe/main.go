@@ -115,6 +115,14 @@ func main() {
 		receive(args[0], args[1])
 	case "reach":
 		reach(0, args...)
+	case "attack":
+		attack(args[0])
+	case "touch":
+		if err := os.WriteFile(args[0], nil, 0o600); err != nil {
+			fmt.Println(err)
+		}
+	case "guard":
+		guard()
 	case "size":
 		fmt.Println(size())
 	}
