@@ -1,18 +1,16 @@
 package kernel
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
 )
 
 // test is a test binary that the machine runs.
@@ -39,13 +37,6 @@ type machine struct {
 	shares map[string]string // folders of the host, by tag
 	plan   plan
 	dir    string // for its disk and its initramfs
-}
-
-// report is what a test binary printed and how it ended.
-type report struct {
-	output string
-	code   int
-	took   time.Duration
 }
 
 // initramfs writes the archive that the kernel starts from.
@@ -104,6 +95,10 @@ func (m *machine) run(t *testing.T) (map[string]report, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	// It ends with this process, and that is: with the thread that starts it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
 	out, err := cmd.StdoutPipe()
@@ -126,47 +121,4 @@ func (m *machine) console() string { return filepath.Join(m.dir, "console") }
 func (m *machine) tail() string {
 	b, _ := os.ReadFile(m.console())
 	return string(b[max(0, len(b)-8000):])
-}
-
-// read reads what the machine's runner prints until it ends.
-func read(r io.Reader) (map[string]report, error) {
-	reports := map[string]report{}
-	var output strings.Builder
-	name, done := "", false
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		line := strings.TrimSuffix(lines.Text(), "\r")
-		fields := strings.Fields(line)
-		switch {
-		case strings.HasPrefix(line, "@@ begin ") && len(fields) == 3:
-			name = fields[2]
-			output.Reset()
-		case strings.HasPrefix(line, "@@ end "+name+" ") && len(fields) == 5:
-			code, err := strconv.Atoi(fields[3])
-			if err != nil {
-				return reports, err
-			}
-			seconds, err := strconv.ParseFloat(fields[4], 64)
-			if err != nil {
-				return reports, err
-			}
-			reports[name] = report{output.String(), code, time.Duration(seconds * float64(time.Second))}
-			name = ""
-			output.Reset()
-		case line == "@@ done":
-			done = true
-		default:
-			output.WriteString(line + "\n")
-		}
-	}
-	switch {
-	case lines.Err() != nil:
-		return reports, lines.Err()
-	case name != "":
-		return reports, fmt.Errorf("the machine ended during the tests of %s, which printed:\n%s", name, output.String())
-	case !done:
-		return reports, fmt.Errorf("the machine ended before its tests did: %s", output.String())
-	}
-	return reports, nil
 }

@@ -67,8 +67,14 @@ func New(bin, name string, args ...string) *Node {
 // Base is the folder of everything that the node and its tests keep.
 func (n *Node) Base() string { return "/run/tero-" + n.name }
 
-// StateDir is the node's state directory.
-func (n *Node) StateDir() string { return filepath.Join(n.Base(), "state") }
+// StateDir is the node's state directory. TESTNODE_STATE names another folder
+// for those of all nodes than /run, a tmpfs, which has no id maps before Linux 6.3.
+func (n *Node) StateDir() string {
+	if dir := os.Getenv("TESTNODE_STATE"); dir != "" {
+		return filepath.Join(dir, "tero-"+n.name)
+	}
+	return filepath.Join(n.Base(), "state")
+}
 
 // RunDir is the node's run directory.
 func (n *Node) RunDir() string { return filepath.Join(n.Base(), "run") }
@@ -227,7 +233,7 @@ func (n *Node) TeroInput(ctx context.Context, stdin io.Reader, args ...string) R
 // asks it to remove everything.
 func (n *Node) Clear(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join("/run/netns", n.NetNS())); err != nil {
-		return os.RemoveAll(n.Base())
+		return errors.Join(os.RemoveAll(n.StateDir()), os.RemoveAll(n.Base()))
 	}
 	if _, err := os.Stat(n.StateDir()); err == nil {
 		if err := n.Down(ctx); err != nil {
@@ -237,7 +243,7 @@ func (n *Node) Clear(ctx context.Context) error {
 	if out, err := exec.CommandContext(ctx, "ip", "netns", "del", n.NetNS()).CombinedOutput(); err != nil {
 		return fmt.Errorf("ip netns del: %w: %s", err, out)
 	}
-	return os.RemoveAll(n.Base())
+	return errors.Join(os.RemoveAll(n.StateDir()), os.RemoveAll(n.Base()))
 }
 
 // Down ends the node and everything it made. A node that does not run is

@@ -173,6 +173,7 @@ func second() error {
 	cmd.Env = []string{
 		"PATH=" + standIns + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root", "USER=root", "TERM=dumb", "LANG=C.UTF-8",
+		"TESTNODE_STATE=/var/lib",
 	}
 	if err := cmd.Start(); err != nil {
 		return err
