@@ -60,6 +60,12 @@ const low32 = 0xffffffff
 // an allow-list for processes without capabilities, x86_64 or arm64 calls only
 // (no 32-bit entry points). A refused call gets EPERM, one that is newer than
 // the profile ENOSYS. The value is the caller's to change.
+//
+// Docker's default, which Podman and containerd share and runc is given, allows
+// a container without capabilities all of it and more: ptrace and
+// process_vm_readv and _writev among its own processes, modify_ldt, the
+// personality UNAME26, sockets of all families but AF_ALG and AF_VSOCK, statmount
+// and listmount, and 32-bit programs. TestStricterThanDocker holds the list.
 func DefaultProfile() *specs.LinuxSeccomp {
 	eperm, enosys := uint(unix.EPERM), uint(unix.ENOSYS)
 	p := &specs.LinuxSeccomp{

@@ -1,7 +1,7 @@
 /* Prints what libseccomp makes of a profile, for the tests to compare with.
  *
  *   libseccomp compile   reads a profile from stdin and writes its BPF to stdout. Lines:
- *                          default ACTION | arch NAME | rule ACTION CALL N (INDEX OP A B){N}
+ *                          default ACTION | arch NAME | drop NAME | rule ACTION CALL N (INDEX OP A B){N}
  *                        ACTION and the numbers are C integers; OP is enum scmp_compare's value.
  *   libseccomp names     prints "ARCH NUMBER NAME" of all calls it knows.
  */
@@ -48,6 +48,9 @@ int main(int argc, char **argv) {
 		} else if (strcmp(word, "arch") == 0 && scanf("%127s", name) == 1) {
 			rc = seccomp_arch_add(ctx, seccomp_arch_resolve_name(name));
 			if (rc && rc != -EEXIST)
+				return die(name, rc);
+		} else if (strcmp(word, "drop") == 0 && scanf("%127s", name) == 1) {
+			if ((rc = seccomp_arch_remove(ctx, seccomp_arch_resolve_name(name))))
 				return die(name, rc);
 		} else if (strcmp(word, "rule") == 0) {
 			struct scmp_arg_cmp args[6];
