@@ -53,6 +53,16 @@ type Spec struct {
 	SELinux string `json:"selinux,omitempty"`
 	// NoLandlock leaves out the Landlock layer, which is there where the kernel has it.
 	NoLandlock bool `json:"noLandlock,omitempty"`
+	// Mounts are file systems beside the image's.
+	Mounts []Mount `json:"mounts,omitempty"`
+	// Devices are devices of the node that the container may use.
+	Devices []Device `json:"devices,omitempty"`
+	// Sysctls are kernel parameters of the container's own namespaces.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// Ulimits are limits of each process.
+	Ulimits []Ulimit `json:"ulimits,omitempty"`
+	// ShmBytes is the size of /dev/shm; 64 MiB when 0.
+	ShmBytes int64 `json:"shmBytes,omitempty"`
 	// Resources are the limits of the container's cgroup.
 	Resources Resources `json:"resources"`
 	// Network is the network to join; "none" for a network namespace without one.
@@ -123,6 +133,21 @@ type Resources struct {
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
 	// Pids is the most tasks at a time.
 	Pids int64 `json:"pids,omitempty"`
+	// CPUShares is the weight against other containers on busy CPUs, 2 to
+	// 262144; 1024 is the kernel's default.
+	CPUShares int64 `json:"cpuShares,omitempty"`
+	// CPUSet lists the CPUs that may be used, such as "0-2,5".
+	CPUSet string `json:"cpuSet,omitempty"`
+	// MemoryReservation is what is left to the container, in bytes, when the
+	// node runs short of memory.
+	MemoryReservation int64 `json:"memoryReservation,omitempty"`
+	// MemorySwap is the limit of memory and swap together, in bytes; Unlimited
+	// for no limit. No swap when 0.
+	MemorySwap int64 `json:"memorySwap,omitempty"`
+	// IOWeight is the weight against other containers on busy disks, 10 to 1000.
+	IOWeight int64 `json:"ioWeight,omitempty"`
+	// IO are limits of single block devices.
+	IO []IOLimit `json:"io,omitempty"`
 }
 
 // Defaults of a node for limits that a Spec leaves at zero.
@@ -189,13 +214,10 @@ func (s *Spec) Validate() error {
 	if err := s.Log.validate(); err != nil {
 		return err
 	}
-	if r := s.Resources; r.MilliCPU < 0 || r.MemoryBytes < 0 || r.Pids < 0 {
-		return fmt.Errorf("a resource limit is negative")
+	if err := s.validateGrants(); err != nil {
+		return err
 	}
-	if m := s.Resources.MemoryBytes; m > 0 && m < 4<<20 {
-		return fmt.Errorf("memory limit of %d bytes is under the least that works, 4 MiB", m)
-	}
-	return nil
+	return s.validateLimits()
 }
 
 // Complete gives s with everything filled in that the image and the defaults
