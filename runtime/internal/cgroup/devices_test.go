@@ -56,7 +56,7 @@ func TestDevices(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tree.hierarchies = hierarchies
 			defer func() { tree.hierarchies = filtered }()
-			g := tree.Plan("one")
+			g := tree.Plan("one", nil)
 			if err := tree.Create(t.Context(), g, limits); err != nil {
 				t.Fatal(err)
 			}
@@ -74,7 +74,7 @@ func TestDevices(t *testing.T) {
 		})
 	}
 	tree.noFilter = errors.New("not here")
-	g := tree.Plan("one")
+	g := tree.Plan("one", nil)
 	if err := tree.Create(t.Context(), g, limits); fault.KindOf(err) != fault.Unsupported || exists(g.V2) {
 		t.Errorf("without any way to filter: %v", err)
 	}

@@ -27,11 +27,15 @@ type Group struct {
 	OOM string
 }
 
-// Plan gives the cgroup that Create will make, so that a record of it can be
-// written before.
-func (t *Tree) Plan(name string) *Group {
+// Plan gives the cgroup that Create will make with these limits, so that a
+// record of it can be written before; without limits, all that it could be.
+func (t *Tree) Plan(name string, limits *specs.LinuxResources) *Group {
 	g := &Group{}
-	for _, h := range t.hierarchies {
+	for i := range t.hierarchies {
+		h := &t.hierarchies[i]
+		if limits != nil && !h.wantedBy(limits) {
+			continue
+		}
 		dir := filepath.Join(h.dir, name)
 		g.Dirs = append(g.Dirs, dir)
 		switch {
@@ -54,13 +58,22 @@ func (t *Tree) Create(ctx context.Context, g *Group, limits *specs.LinuxResource
 			err = errors.Join(err, g.Remove(context.WithoutCancel(ctx)))
 		}
 	}()
-	for i, dir := range g.Dirs {
+	if err := t.check(limits); err != nil {
+		return err
+	}
+	for _, dir := range g.Dirs {
+		h := t.of(dir)
+		if h == nil {
+			return fmt.Errorf("make cgroup: %s is in no hierarchy", dir)
+		}
 		if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // cgroups are public
 			return fmt.Errorf("make cgroup: %w", err)
 		}
-		for _, l := range settings(&t.hierarchies[i], limits) {
-			err := write(dir, l.file, l.value)
-			if err != nil && (!l.optional || !errors.Is(err, fs.ErrNotExist)) {
+		if err := h.inheritCPUs(dir); err != nil {
+			return err
+		}
+		for _, l := range settings(h, limits) {
+			if err := l.write(dir); err != nil {
 				return err
 			}
 		}
@@ -80,11 +93,43 @@ func (t *Tree) filterDevices(g *Group, limits *specs.LinuxResources) error {
 	return t.filters.Attach(g.V2, limits.Devices)
 }
 
+// of gives the hierarchy that a planned folder is in.
+func (t *Tree) of(dir string) *hierarchy {
+	for i := range t.hierarchies {
+		if filepath.Dir(dir) == t.hierarchies[i].dir {
+			return &t.hierarchies[i]
+		}
+	}
+	return nil
+}
+
 // setting is a value for a file of a cgroup.
 type setting struct {
 	file, value string
-	// optional settings may be missing in a kernel.
+	// other is the file of kernels that do not have the first, and otherValue
+	// what it takes.
+	other, otherValue string
+	// optional settings may be missing in a kernel; the lack of others is an error.
 	optional bool
+}
+
+// write writes a setting to the cgroup in dir.
+func (l *setting) write(dir string) error {
+	err := write(dir, l.file, l.value)
+	if errors.Is(err, fs.ErrNotExist) && l.other != "" {
+		err = write(dir, l.other, l.otherValue)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if l.optional {
+		return nil
+	}
+	return l.missing(dir)
+}
+
+func (l *setting) missing(dir string) error {
+	return &UnavailableError{What: "the setting " + l.file, Reason: "the kernel has no such file in " + dir}
 }
 
 // settings translates limits to what a hierarchy's controllers take.
@@ -99,6 +144,12 @@ func settings(h *hierarchy, r *specs.LinuxResources) []setting {
 	if r.Memory != nil && h.has("memory") {
 		list = append(list, memorySettings(h.v2, r.Memory)...)
 	}
+	if r.BlockIO != nil && h.has("io") {
+		list = append(list, ioSettings(h.v2, r.BlockIO)...)
+	}
+	if r.CPU != nil && r.CPU.Cpus != "" && h.has("cpuset") {
+		list = append(list, setting{file: "cpuset.cpus", value: r.CPU.Cpus})
+	}
 	if r.Pids != nil && r.Pids.Limit != nil && h.has("pids") {
 		limit := "max"
 		if *r.Pids.Limit > 0 {
@@ -112,45 +163,6 @@ func settings(h *hierarchy, r *specs.LinuxResources) []setting {
 		}
 	}
 	return list
-}
-
-func cpuSettings(v2 bool, c *specs.LinuxCPU) []setting {
-	if c.Quota == nil {
-		return nil
-	}
-	period := uint64(100_000)
-	if c.Period != nil && *c.Period > 0 {
-		period = *c.Period
-	}
-	p, q := strconv.FormatUint(period, 10), strconv.FormatInt(*c.Quota, 10)
-	if v2 {
-		if *c.Quota <= 0 {
-			q = "max"
-		}
-		return []setting{{file: "cpu.max", value: q + " " + p}}
-	}
-	return []setting{{file: "cpu.cfs_period_us", value: p}, {file: "cpu.cfs_quota_us", value: q}}
-}
-
-func memorySettings(v2 bool, m *specs.LinuxMemory) []setting {
-	if m.Limit == nil {
-		return nil
-	}
-	limit := strconv.FormatInt(*m.Limit, 10)
-	list := []setting{{file: "memory.limit_in_bytes", value: limit}}
-	if v2 {
-		list[0].file = "memory.max"
-		if *m.Limit < 0 {
-			list[0].value = "max"
-		}
-	}
-	if m.Swap == nil {
-		return list
-	}
-	if v2 { // v2 counts swap alone, OCI memory and swap together
-		return append(list, setting{file: "memory.swap.max", value: strconv.FormatInt(max(*m.Swap-*m.Limit, 0), 10), optional: true})
-	}
-	return append(list, setting{file: "memory.memsw.limit_in_bytes", value: strconv.FormatInt(*m.Swap, 10), optional: true})
 }
 
 func deviceSetting(d *specs.LinuxDeviceCgroup) setting {

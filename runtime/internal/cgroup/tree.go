@@ -37,10 +37,15 @@ type hierarchy struct {
 	dir         string
 }
 
-func (h *hierarchy) has(controller string) bool { return slices.Contains(h.controllers, controller) }
+// has tells whether a controller is on this hierarchy; io stands for v1's blkio, too.
+func (h *hierarchy) has(controller string) bool {
+	return slices.Contains(h.controllers, controller) || controller == "io" && slices.Contains(h.controllers, "blkio")
+}
 
 // wanted are the controllers that limits or statistics need.
-func wanted() []string { return []string{"cpu", "cpuacct", "memory", "pids", "devices"} }
+func wanted() []string {
+	return []string{"cpu", "cpuacct", "memory", "pids", "devices", "cpuset", "blkio", "io"}
+}
 
 // Tree is the parent of all containers' cgroups, in each hierarchy.
 type Tree struct {
@@ -165,6 +170,9 @@ func (h *hierarchy) open(parent string) error {
 		first, _, _ := strings.Cut(rest, "/")
 		dir = filepath.Join(dir, first)
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) { //nolint:gosec // cgroups are public
+			return err
+		}
+		if err := h.inheritCPUs(dir); err != nil {
 			return err
 		}
 	}

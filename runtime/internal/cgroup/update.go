@@ -30,19 +30,29 @@ func (t *Tree) Update(_ context.Context, g *Group, limits *specs.LinuxResources)
 			err = errors.Join(err, restore())
 		}
 	}()
+	if err := t.checkEntered(g, limits); err != nil {
+		return err
+	}
 	for _, dir := range g.Dirs {
-		at := slices.IndexFunc(t.hierarchies, func(h hierarchy) bool { return h.dir == filepath.Dir(dir) })
-		if at < 0 {
+		h := t.of(dir)
+		if h == nil {
 			continue // made by an earlier run, with a controller that is not used any more
 		}
-		list := settings(&t.hierarchies[at], limits)
+		list := settings(h, limits)
 		if raises(dir, list) { // memory with swap must never be less than memory
 			slices.Reverse(list)
 		}
 		for _, l := range list {
 			old, err := read(dir, l.file)
-			if errors.Is(err, fs.ErrNotExist) && l.optional {
-				continue
+			if errors.Is(err, fs.ErrNotExist) && l.other != "" {
+				l.file, l.value = l.other, l.otherValue
+				old, err = read(dir, l.file)
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				if l.optional {
+					continue
+				}
+				return l.missing(dir)
 			}
 			if err != nil {
 				return fmt.Errorf("change a limit: %w", err)
