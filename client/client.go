@@ -52,6 +52,7 @@ type Client struct {
 	Node        nodev1.NodeServiceClient
 	Runtime     runtimev1.RuntimeServiceClient
 	Images      runtimev1.ImageServiceClient
+	Volumes     runtimev1.VolumeServiceClient
 	Network     networkv1.NetworkServiceClient
 	Policy      policyv1.PolicyServiceClient
 	Plugins     pluginv1.PluginServiceClient
@@ -108,6 +109,7 @@ func New(name string, creds credentials.TransportCredentials, dial Dialer) (*Cli
 		Node:        nodev1.NewNodeServiceClient(conn),
 		Runtime:     runtimev1.NewRuntimeServiceClient(conn),
 		Images:      runtimev1.NewImageServiceClient(conn),
+		Volumes:     runtimev1.NewVolumeServiceClient(conn),
 		Network:     networkv1.NewNetworkServiceClient(conn),
 		Policy:      policyv1.NewPolicyServiceClient(conn),
 		Plugins:     pluginv1.NewPluginServiceClient(conn),

@@ -66,6 +66,12 @@ func accesses(n names) map[string]access {
 		runtimev1.ImageService_RemoveImage_FullMethodName:     {"imageRemove", "Image", referenceOf},
 		runtimev1.ImageService_AttachSignature_FullMethodName: {"imageImport", "Image", referenceOf},
 
+		runtimev1.VolumeService_CreateVolume_FullMethodName:  {"volumeWrite", "Volume", nameOf},
+		runtimev1.VolumeService_ListVolumes_FullMethodName:   onNode("volumeRead"),
+		runtimev1.VolumeService_InspectVolume_FullMethodName: {"volumeRead", "Volume", nameOf},
+		runtimev1.VolumeService_RemoveVolume_FullMethodName:  {"volumeWrite", "Volume", nameOf},
+		runtimev1.VolumeService_PruneVolumes_FullMethodName:  onNode("volumeWrite"),
+
 		networkv1.NetworkService_ListNetworks_FullMethodName:   onNode("networkRead"),
 		networkv1.NetworkService_CreateNetwork_FullMethodName:  onNode("networkWrite"),
 		networkv1.NetworkService_RemoveNetwork_FullMethodName:  {"networkWrite", "Network", nameOf},

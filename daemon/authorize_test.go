@@ -37,7 +37,7 @@ func TestEveryMethodIsAuthorised(t *testing.T) {
 	actions := e.Actions()
 	table := accesses(testNames)
 	for _, service := range []grpc.ServiceDesc{
-		runtimev1.RuntimeService_ServiceDesc, runtimev1.ImageService_ServiceDesc, networkv1.NetworkService_ServiceDesc,
+		runtimev1.RuntimeService_ServiceDesc, runtimev1.ImageService_ServiceDesc, runtimev1.VolumeService_ServiceDesc, networkv1.NetworkService_ServiceDesc,
 		pluginv1.PluginService_ServiceDesc, policyv1.PolicyService_ServiceDesc, attestationv1.AttestationService_ServiceDesc,
 		nodev1.NodeService_ServiceDesc,
 	} {

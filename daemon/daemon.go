@@ -43,6 +43,7 @@ import (
 	runtimeserver "tero.internal/runtime/server"
 	"tero.internal/runtime/state"
 	"tero.internal/runtime/supervise"
+	"tero.internal/runtime/volume"
 )
 
 // node is everything that runs in this process.
@@ -60,6 +61,7 @@ type node struct {
 	evidence   *evidence.Log
 	issuer     *issue.Issuer
 	network    *network.Manager
+	volumes    *volume.Store
 	sandboxes  *sandbox.Native
 	state      *state.Store
 	supervisor *supervise.Supervisor
@@ -205,9 +207,14 @@ func (n *node) openMachine(ctx context.Context, open *undo.Stack) (err error) {
 		return err
 	}
 	open.Push("network", func(context.Context) error { return n.network.Close() })
+	if n.volumes, err = volume.Open(filepath.Join(c.StateDir, "volumes")); err != nil {
+		return err
+	}
+	n.volumes.Restore(n.state.List())
 	if n.sandboxes, err = sandbox.OpenNative(ctx, sandbox.Config{
 		StateDir: filepath.Join(c.StateDir, "sandboxes"), RunDir: filepath.Join(c.RunDir, "sandboxes"),
-		InitPath: c.InitPath, CgroupParent: c.CgroupParent, Log: n.log,
+		InitPath: c.InitPath, CgroupParent: c.CgroupParent, Volumes: n.volumes, Log: n.log,
+		Protected: []string{c.StateDir, c.RunDir, c.Socket, c.TrustDir, c.PolicyDir, DefaultFile},
 	}); err != nil {
 		return err
 	}
@@ -236,6 +243,7 @@ func (n *node) cniSocket() string { return filepath.Join(n.config.RunDir, "cni.s
 func (n *node) register(s *grpc.Server) {
 	runtimev1.RegisterRuntimeServiceServer(s, runtimeserver.NewRuntime(n.supervisor, n.sandboxes))
 	runtimev1.RegisterImageServiceServer(s, runtimeserver.NewImages(n.images))
+	runtimev1.RegisterVolumeServiceServer(s, runtimeserver.NewVolumes(n.volumes))
 	networkv1.RegisterNetworkServiceServer(s, networkserver.New(n.network))
 	pluginv1.RegisterPluginServiceServer(s, pluginserver.New(n.plugins))
 	policyv1.RegisterPolicyServiceServer(s, policyserver.New(n.policy))

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -146,7 +147,7 @@ func launchContext(a workload.Admission, registry, repository, tag string) types
 	if tag != "" {
 		image["tag"] = types.String(tag)
 	}
-	return types.NewRecord(types.RecordMap{
+	context := types.RecordMap{
 		"signed": types.Boolean(len(a.Image.Signers) > 0), "signers": set(names), "signerKeys": set(keys),
 		"image": types.NewRecord(image), "capabilities": set(capabilities(a.Spec.CapAdd)),
 		"writableRootfs": types.Boolean(a.Spec.WritableRootfs), "terminal": types.Boolean(a.Spec.Terminal),
@@ -157,7 +158,41 @@ func launchContext(a workload.Admission, registry, repository, tag string) types
 		}),
 		"nodeLevel": types.Long(a.NodeLevel), "minLevel": types.Long(a.Spec.MinLevel),
 		"plugins": set(plugins), "pluginDigests": set(digests),
-	})
+	}
+	addGrants(context, a.Spec)
+	return types.NewRecord(context)
+}
+
+// addGrants tells what the container is given of the node.
+func addGrants(context types.RecordMap, s workload.Spec) {
+	var binds, writable, volumes, executable, devices, ulimits []string
+	for _, m := range s.Mounts {
+		switch m.Type {
+		case workload.MountBind:
+			binds = append(binds, m.Source)
+			if !m.ReadOnly {
+				writable = append(writable, m.Source)
+			}
+		case workload.MountVolume:
+			volumes = append(volumes, m.Source)
+		case workload.MountTmpfs:
+		}
+		if m.Exec && !m.ReadOnly {
+			executable = append(executable, m.Target)
+		}
+	}
+	for _, d := range s.Devices {
+		devices = append(devices, d.Source)
+	}
+	for _, u := range s.Ulimits {
+		ulimits = append(ulimits, u.Name)
+	}
+	for name, texts := range map[types.String][]string{
+		"bindMounts": binds, "writableBindMounts": writable, "volumes": volumes, "executableMounts": executable,
+		"devices": devices, "sysctls": slices.Collect(maps.Keys(s.Sysctls)), "ulimits": ulimits,
+	} {
+		context[name] = set(texts)
+	}
 }
 
 func set(texts []string) types.Set {

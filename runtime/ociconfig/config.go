@@ -4,10 +4,12 @@
 // digest of the result.
 //
 // What a start adds is left out on purpose, and is the sandbox's: id mappings,
-// the cgroup's path, addresses and the network namespace's path.
+// the cgroup's path, addresses, the network namespace's path and where volumes
+// are kept. A device is looked at, so that its numbers are bound too.
 package ociconfig
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"slices"
@@ -38,6 +40,11 @@ const minMilliCPU = 10
 // (workload.Spec.Complete): nothing of image.Config is looked at any more; the
 // layers are, to find the user.
 func Build(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
+	return BuildOn(nil, spec, image)
+}
+
+// BuildOn is Build for a spec that names devices of a node.
+func BuildOn(node Node, spec workload.Spec, image workload.Image) (*specs.Spec, error) {
 	if err := spec.Validate(); err != nil {
 		return nil, fault.New(fault.Invalid, "%w", err)
 	}
@@ -57,7 +64,7 @@ func Build(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &specs.Spec{
+	config := &specs.Spec{
 		Version:     specs.Version,
 		Hostname:    hostname(spec),
 		Annotations: annotations(spec),
@@ -96,7 +103,11 @@ func Build(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
 			ReadonlyPaths: readonlyPaths(),
 			MountLabel:    spec.FileContext(),
 		},
-	}, nil
+	}
+	if err := withGrants(config, spec, node); err != nil {
+		return nil, err
+	}
+	return config, nil
 }
 
 // annotations holds what the OCI configuration has no field for.
@@ -181,8 +192,8 @@ func capabilities(add []string, uid uint32) (*specs.LinuxCapabilities, error) {
 	return caps, nil
 }
 
-// limits gives the cgroup's limits. Memory and memory-with-swap are equal, so
-// that no container pages its neighbours out.
+// limits gives the cgroup's limits. Memory and memory-with-swap are equal unless
+// somebody wants otherwise, so that no container pages its neighbours out.
 func limits(r workload.Resources) (*specs.LinuxResources, error) {
 	out := &specs.LinuxResources{Devices: deviceRules()}
 	if r.MilliCPU > 0 {
@@ -193,9 +204,24 @@ func limits(r workload.Resources) (*specs.LinuxResources, error) {
 		quota, period := r.MilliCPU*(cpuPeriod/1000), uint64(cpuPeriod)
 		out.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}
 	}
-	if r.MemoryBytes > 0 {
-		limit, swap := r.MemoryBytes, r.MemoryBytes
-		out.Memory = &specs.LinuxMemory{Limit: &limit, Swap: &swap}
+	if r.CPUShares > 0 || r.CPUSet != "" {
+		if out.CPU == nil {
+			out.CPU = &specs.LinuxCPU{}
+		}
+		out.CPU.Cpus = r.CPUSet
+		if shares := uint64(r.CPUShares); shares > 0 { //nolint:gosec // Validate lets no negative number pass
+			out.CPU.Shares = &shares
+		}
+	}
+	if r.MemoryBytes > 0 || r.MemoryReservation > 0 {
+		out.Memory = &specs.LinuxMemory{}
+	}
+	if limit := r.MemoryBytes; limit > 0 {
+		swap := cmp.Or(r.MemorySwap, limit)
+		out.Memory.Limit, out.Memory.Swap = &limit, &swap
+	}
+	if reservation := r.MemoryReservation; reservation > 0 {
+		out.Memory.Reservation = &reservation
 	}
 	pids := r.Pids
 	if pids == 0 {

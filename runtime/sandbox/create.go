@@ -21,6 +21,7 @@ import (
 	"tero.internal/common/undo"
 	"tero.internal/common/workload"
 	"tero.internal/runtime/internal/cgroup"
+	"tero.internal/runtime/internal/grant"
 	"tero.internal/runtime/internal/idmap"
 	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/internal/rootfs"
@@ -48,7 +49,7 @@ const createTimeout = 30 * time.Second
 
 // Configure gives the OCI runtime configuration that Create will apply.
 func (n *Native) Configure(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
-	config, err := ociconfig.Build(spec, image)
+	config, err := ociconfig.BuildOn(grant.Node{}, spec, image)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +98,7 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 	if err != nil {
 		return "", err
 	}
-	r := &record{Slot: slot, Cgroup: *n.tree.Plan(string(id))}
+	r := &record{Slot: slot, Cgroup: *n.tree.Plan(string(id), config.Linux.Resources)}
 	if err := n.makeFolders(id, r, &done); err != nil {
 		return "", err
 	}
@@ -114,12 +115,22 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 	if err != nil {
 		return "", err
 	}
-	root, err := n.root(id, config, image, userNS, slot)
+	granted, err := grant.Node{Protected: append([]string{n.StateDir, n.RunDir}, n.Protected...), Volumes: n.Volumes}.Open(
+		grant.Container{ID: id, Config: config, Slot: slot, UserNS: userNS, Folder: n.running(id)})
 	if err != nil {
 		return "", err
 	}
+	defer granted.Close()
+	root, err := n.root(id, config, image, userNS, slot, granted)
+	if err != nil {
+		return "", err
+	}
+	if err := granted.Prepare(ctx, root, &done); err != nil {
+		_ = root.Close()
+		return "", err
+	}
 	c, err := n.filters.Container(setup.Options{
-		Config: config, Tasks: group.Tasks, Root: root, UserNS: userNS, Etc: n.running(id),
+		Config: config, Tasks: group.Tasks, Root: root, UserNS: userNS, Mounts: granted.Mounts, Etc: n.running(id),
 	})
 	if err != nil {
 		_ = root.Close()
@@ -259,7 +270,7 @@ func (n *Native) userNamespace(ctx context.Context, slot idmap.Slot) (*os.File, 
 }
 
 // root makes the container's root file system.
-func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, userNS *os.File, slot idmap.Slot) (*os.File, error) {
+func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, userNS *os.File, slot idmap.Slot, granted *grant.Granted) (*os.File, error) {
 	o := rootfs.Options{
 		Erofs: image.Erofs, Layers: image.Layers, UserNS: userNS, NoSuid: config.Process.NoNewPrivileges, Label: config.Linux.MountLabel,
 	}
@@ -269,12 +280,12 @@ func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, 
 		if n.scaffold.Covers(m.Destination) || belowTmpfs(config.Mounts[:i], m.Destination) {
 			continue
 		}
-		if there, err := n.hasPoint(image, m); err != nil {
+		if there, err := n.hasPoint(image, m, granted.File(m)); err != nil {
 			return nil, explainRoot(err, image)
 		} else if there {
 			continue
 		}
-		if err := makePoint(points, m); err != nil {
+		if err := makePoint(points, m, granted.File(m)); err != nil {
 			return nil, explainDisk(err)
 		}
 		o.Points = points
@@ -306,20 +317,11 @@ func explainRoot(err error, image workload.Image) error {
 // hasPoint tells whether a composed image has a mount point itself, so that its
 // containers need no overlay for it. Of an image in layers nobody looks: there
 // the overlay has to be made in any case.
-func (n *Native) hasPoint(image workload.Image, m *specs.Mount) (bool, error) {
+func (n *Native) hasPoint(image workload.Image, m *specs.Mount, file bool) (bool, error) {
 	if image.Erofs == "" {
 		return false, nil
 	}
-	return n.scaffold.Has(image.Erofs, m.Destination, !bindsFile(m))
-}
-
-// bindsFile tells whether a mount is one of something that is no folder.
-func bindsFile(m *specs.Mount) bool {
-	if m.Type != "bind" {
-		return false
-	}
-	st, err := os.Stat(m.Source)
-	return err == nil && !st.IsDir()
+	return n.scaffold.Has(image.Erofs, m.Destination, !file)
 }
 
 // upper makes the writable layer, or makes the one of an earlier run ready.
@@ -341,15 +343,15 @@ func belowTmpfs(before []specs.Mount, destination string) bool {
 }
 
 // makePoint makes a mount point in a layer of its own, below the image's.
-func makePoint(layer string, m *specs.Mount) error {
+func makePoint(layer string, m *specs.Mount, file bool) error {
 	path := filepath.Join(layer, filepath.Join("/", m.Destination))
-	if bindsFile(m) {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // public inside
-			return err
-		}
-		return writeNew(path, nil)
+	if !file {
+		return os.MkdirAll(path, 0o755) //nolint:gosec // public inside
 	}
-	return os.MkdirAll(path, 0o755) //nolint:gosec // public inside
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // public inside
+		return err
+	}
+	return writeNew(path, nil)
 }
 
 // create asks the keeper to clone the process that runs the program.

@@ -22,7 +22,13 @@ import (
 // Destroy kills what is left of the container and removes everything. It may be
 // called again after it failed or was killed half-way: the record goes last.
 func (n *Native) Destroy(ctx context.Context, id workload.ID) error {
-	return n.remove(ctx, id, func() error { return os.RemoveAll(n.folder(id)) })
+	if err := n.remove(ctx, id, func() error { return os.RemoveAll(n.folder(id)) }); err != nil {
+		return err
+	}
+	if n.Volumes != nil {
+		n.Volumes.Release(id)
+	}
+	return nil
 }
 
 // End kills what is left of the container and removes it, but for its folder

@@ -16,6 +16,7 @@ import (
 	"tero.internal/runtime/internal/rootfs"
 	"tero.internal/runtime/sandbox"
 	"tero.internal/runtime/sandbox/sandboxtest"
+	"tero.internal/runtime/volume"
 )
 
 // built are the binaries that the tests run, made once by TestMain.
@@ -92,10 +93,21 @@ type node struct {
 
 func newNode(tb testing.TB) *node {
 	tb.Helper()
-	state := tb.TempDir()
+	return nodeIn(tb, tb.TempDir())
+}
+
+// nodeIn is newNode with its directories in state.
+func nodeIn(tb testing.TB, state string) *node {
+	tb.Helper()
+	volumes, err := volume.Open(filepath.Join(state, "volumes"))
+	if err != nil {
+		tb.Fatal(err)
+	}
 	config := sandbox.Config{
 		StateDir: filepath.Join(state, "state"), RunDir: filepath.Join(state, "run"), InitPath: built.init,
 		CgroupParent: "tero-test-" + workload.NewID().Short(),
+		Protected:    []string{state},
+		Volumes:      volumes,
 		Log:          slog.New(slog.DiscardHandler),
 	}
 	return openNode(tb, config)

@@ -120,7 +120,7 @@ func (n *Native) group(id workload.ID, r *record) *cgroup.Group {
 	if r != nil {
 		return &r.Cgroup
 	}
-	return n.tree.Plan(string(id))
+	return n.tree.Plan(string(id), nil)
 }
 
 // loadExit gives a container's exit record; nil when there is none, or when the

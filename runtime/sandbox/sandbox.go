@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/workload"
+	"tero.internal/runtime/internal/grant"
 )
 
 // Config says where a Native keeps its things.
@@ -39,7 +40,12 @@ type Config struct {
 	InitPath string
 	// CgroupParent is the cgroup that all containers go under ("tero").
 	CgroupParent string
-	Log          *slog.Logger
+	// Protected are further folders and sockets of TERO's, beside StateDir and
+	// RunDir, that no container may be given; see grant.Source.
+	Protected []string
+	// Volumes has the named volumes; without it there are none.
+	Volumes grant.Volumes
+	Log     *slog.Logger
 }
 
 // Phase is how far a sandbox has come.

@@ -23,6 +23,7 @@ func specFromProto(p *runtimev1.ContainerSpec) (workload.Spec, error) {
 		AppArmor: p.GetApparmor(), SELinux: p.GetSelinux(), NoLandlock: p.GetNoLandlock(),
 		Resources: workload.Resources{MilliCPU: p.GetMilliCpu(), MemoryBytes: p.GetMemoryBytes(), Pids: p.GetPids()},
 	}
+	grantsFromProto(p, &s)
 	if s.Network == "" {
 		s.Network = workload.NetworkDefault
 	}
@@ -63,7 +64,7 @@ func madeUpName(image string) string {
 }
 
 func specToProto(s workload.Spec) *runtimev1.ContainerSpec {
-	return &runtimev1.ContainerSpec{
+	p := &runtimev1.ContainerSpec{
 		Name: s.Name, Image: s.Image, Entrypoint: s.Entrypoint, Args: s.Args, Env: s.Env,
 		WorkingDir: s.WorkingDir, User: s.User, Hostname: s.Hostname, Labels: s.Labels,
 		Terminal: s.Terminal, OpenStdin: s.OpenStdin, WritableRootfs: s.WritableRootfs, CapAdd: s.CapAdd,
@@ -72,6 +73,8 @@ func specToProto(s workload.Spec) *runtimev1.ContainerSpec {
 		LogMaxBytes: s.Log.MaxBytes, LogMaxFiles: int32(s.Log.MaxFiles), //nolint:gosec // at most 1000
 		Apparmor: s.AppArmor, Selinux: s.SELinux, NoLandlock: s.NoLandlock,
 	}
+	grantsToProto(s, p)
+	return p
 }
 
 var states = map[state.Phase]runtimev1.State{

@@ -77,6 +77,59 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{0}
 }
 
+// Type says what is shown.
+type Mount_Type int32
+
+const (
+	Mount_TYPE_UNSPECIFIED Mount_Type = 0
+	Mount_TYPE_BIND        Mount_Type = 1
+	Mount_TYPE_VOLUME      Mount_Type = 2
+	Mount_TYPE_TMPFS       Mount_Type = 3
+)
+
+// Enum value maps for Mount_Type.
+var (
+	Mount_Type_name = map[int32]string{
+		0: "TYPE_UNSPECIFIED",
+		1: "TYPE_BIND",
+		2: "TYPE_VOLUME",
+		3: "TYPE_TMPFS",
+	}
+	Mount_Type_value = map[string]int32{
+		"TYPE_UNSPECIFIED": 0,
+		"TYPE_BIND":        1,
+		"TYPE_VOLUME":      2,
+		"TYPE_TMPFS":       3,
+	}
+)
+
+func (x Mount_Type) Enum() *Mount_Type {
+	p := new(Mount_Type)
+	*p = x
+	return p
+}
+
+func (x Mount_Type) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Mount_Type) Descriptor() protoreflect.EnumDescriptor {
+	return file_runtime_v1_runtime_proto_enumTypes[1].Descriptor()
+}
+
+func (Mount_Type) Type() protoreflect.EnumType {
+	return &file_runtime_v1_runtime_proto_enumTypes[1]
+}
+
+func (x Mount_Type) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Mount_Type.Descriptor instead.
+func (Mount_Type) EnumDescriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{1, 0}
+}
+
 // Stream says which.
 type Output_Stream int32
 
@@ -111,11 +164,11 @@ func (x Output_Stream) String() string {
 }
 
 func (Output_Stream) Descriptor() protoreflect.EnumDescriptor {
-	return file_runtime_v1_runtime_proto_enumTypes[1].Descriptor()
+	return file_runtime_v1_runtime_proto_enumTypes[2].Descriptor()
 }
 
 func (Output_Stream) Type() protoreflect.EnumType {
-	return &file_runtime_v1_runtime_proto_enumTypes[1]
+	return &file_runtime_v1_runtime_proto_enumTypes[2]
 }
 
 func (x Output_Stream) Number() protoreflect.EnumNumber {
@@ -124,39 +177,50 @@ func (x Output_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Output_Stream.Descriptor instead.
 func (Output_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{7, 0}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // ContainerSpec is what somebody wants to run; see workload.Spec.
 type ContainerSpec struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // a DNS label; made up when empty
-	Image          string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
-	Entrypoint     []string               `protobuf:"bytes,3,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`
-	Args           []string               `protobuf:"bytes,4,rep,name=args,proto3" json:"args,omitempty"`
-	Env            []string               `protobuf:"bytes,5,rep,name=env,proto3" json:"env,omitempty"` // KEY=value
-	WorkingDir     string                 `protobuf:"bytes,6,opt,name=working_dir,json=workingDir,proto3" json:"working_dir,omitempty"`
-	User           string                 `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"` // uid[:gid] or name[:group]
-	Hostname       string                 `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	Labels         map[string]string      `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Terminal       bool                   `protobuf:"varint,10,opt,name=terminal,proto3" json:"terminal,omitempty"`
-	OpenStdin      bool                   `protobuf:"varint,11,opt,name=open_stdin,json=openStdin,proto3" json:"open_stdin,omitempty"`
-	WritableRootfs bool                   `protobuf:"varint,12,opt,name=writable_rootfs,json=writableRootfs,proto3" json:"writable_rootfs,omitempty"`
-	CapAdd         []string               `protobuf:"bytes,13,rep,name=cap_add,json=capAdd,proto3" json:"cap_add,omitempty"`        // CAP_...
-	MilliCpu       int64                  `protobuf:"varint,14,opt,name=milli_cpu,json=milliCpu,proto3" json:"milli_cpu,omitempty"` // thousandths of a core
-	MemoryBytes    int64                  `protobuf:"varint,15,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	Pids           int64                  `protobuf:"varint,16,opt,name=pids,proto3" json:"pids,omitempty"`
-	Network        string                 `protobuf:"bytes,17,opt,name=network,proto3" json:"network,omitempty"`                         // "default" when empty, "none" for none
-	StopSignal     string                 `protobuf:"bytes,18,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"` // SIG...
-	AutoRemove     bool                   `protobuf:"varint,19,opt,name=auto_remove,json=autoRemove,proto3" json:"auto_remove,omitempty"`
-	MinLevel       string                 `protobuf:"bytes,20,opt,name=min_level,json=minLevel,proto3" json:"min_level,omitempty"`             // L0 to L3; L0 when empty
-	LogMaxBytes    int64                  `protobuf:"varint,50,opt,name=log_max_bytes,json=logMaxBytes,proto3" json:"log_max_bytes,omitempty"` // size of a log file; 16 MiB when 0
-	LogMaxFiles    int32                  `protobuf:"varint,51,opt,name=log_max_files,json=logMaxFiles,proto3" json:"log_max_files,omitempty"` // log files that are kept; 3 when 0
-	Apparmor       string                 `protobuf:"bytes,55,opt,name=apparmor,proto3" json:"apparmor,omitempty"`                             // AppArmor profile; none when empty
-	Selinux        string                 `protobuf:"bytes,56,opt,name=selinux,proto3" json:"selinux,omitempty"`                               // SELinux context user:role:type:level; none when empty
-	NoLandlock     bool                   `protobuf:"varint,57,opt,name=no_landlock,json=noLandlock,proto3" json:"no_landlock,omitempty"`      // leave out the Landlock layer
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	Name                   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // a DNS label; made up when empty
+	Image                  string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	Entrypoint             []string               `protobuf:"bytes,3,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`
+	Args                   []string               `protobuf:"bytes,4,rep,name=args,proto3" json:"args,omitempty"`
+	Env                    []string               `protobuf:"bytes,5,rep,name=env,proto3" json:"env,omitempty"` // KEY=value
+	WorkingDir             string                 `protobuf:"bytes,6,opt,name=working_dir,json=workingDir,proto3" json:"working_dir,omitempty"`
+	User                   string                 `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"` // uid[:gid] or name[:group]
+	Hostname               string                 `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Labels                 map[string]string      `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Terminal               bool                   `protobuf:"varint,10,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	OpenStdin              bool                   `protobuf:"varint,11,opt,name=open_stdin,json=openStdin,proto3" json:"open_stdin,omitempty"`
+	WritableRootfs         bool                   `protobuf:"varint,12,opt,name=writable_rootfs,json=writableRootfs,proto3" json:"writable_rootfs,omitempty"`
+	CapAdd                 []string               `protobuf:"bytes,13,rep,name=cap_add,json=capAdd,proto3" json:"cap_add,omitempty"`        // CAP_...
+	MilliCpu               int64                  `protobuf:"varint,14,opt,name=milli_cpu,json=milliCpu,proto3" json:"milli_cpu,omitempty"` // thousandths of a core
+	MemoryBytes            int64                  `protobuf:"varint,15,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	Pids                   int64                  `protobuf:"varint,16,opt,name=pids,proto3" json:"pids,omitempty"`
+	Network                string                 `protobuf:"bytes,17,opt,name=network,proto3" json:"network,omitempty"`                         // "default" when empty, "none" for none
+	StopSignal             string                 `protobuf:"bytes,18,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"` // SIG...
+	AutoRemove             bool                   `protobuf:"varint,19,opt,name=auto_remove,json=autoRemove,proto3" json:"auto_remove,omitempty"`
+	MinLevel               string                 `protobuf:"bytes,20,opt,name=min_level,json=minLevel,proto3" json:"min_level,omitempty"`             // L0 to L3; L0 when empty
+	LogMaxBytes            int64                  `protobuf:"varint,50,opt,name=log_max_bytes,json=logMaxBytes,proto3" json:"log_max_bytes,omitempty"` // size of a log file; 16 MiB when 0
+	LogMaxFiles            int32                  `protobuf:"varint,51,opt,name=log_max_files,json=logMaxFiles,proto3" json:"log_max_files,omitempty"` // log files that are kept; 3 when 0
+	Apparmor               string                 `protobuf:"bytes,55,opt,name=apparmor,proto3" json:"apparmor,omitempty"`                             // AppArmor profile; none when empty
+	Selinux                string                 `protobuf:"bytes,56,opt,name=selinux,proto3" json:"selinux,omitempty"`                               // SELinux context user:role:type:level; none when empty
+	NoLandlock             bool                   `protobuf:"varint,57,opt,name=no_landlock,json=noLandlock,proto3" json:"no_landlock,omitempty"`      // leave out the Landlock layer
+	Mounts                 []*Mount               `protobuf:"bytes,21,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	Devices                []*Device              `protobuf:"bytes,22,rep,name=devices,proto3" json:"devices,omitempty"`
+	Ulimits                []*Ulimit              `protobuf:"bytes,23,rep,name=ulimits,proto3" json:"ulimits,omitempty"`
+	Sysctls                map[string]string      `protobuf:"bytes,24,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	ShmBytes               int64                  `protobuf:"varint,25,opt,name=shm_bytes,json=shmBytes,proto3" json:"shm_bytes,omitempty"`    // size of /dev/shm; 64 MiB when 0
+	CpuShares              int64                  `protobuf:"varint,26,opt,name=cpu_shares,json=cpuShares,proto3" json:"cpu_shares,omitempty"` // 2 to 262144; the kernel's default, 1024, when 0
+	CpuSet                 string                 `protobuf:"bytes,27,opt,name=cpu_set,json=cpuSet,proto3" json:"cpu_set,omitempty"`           // CPUs that may be used, such as "0-2,5"; all when empty
+	MemoryReservationBytes int64                  `protobuf:"varint,28,opt,name=memory_reservation_bytes,json=memoryReservationBytes,proto3" json:"memory_reservation_bytes,omitempty"`
+	MemorySwapBytes        int64                  `protobuf:"varint,29,opt,name=memory_swap_bytes,json=memorySwapBytes,proto3" json:"memory_swap_bytes,omitempty"` // memory and swap together; no swap when 0, -1: no limit
+	IoWeight               int64                  `protobuf:"varint,30,opt,name=io_weight,json=ioWeight,proto3" json:"io_weight,omitempty"`                        // 10 to 1000
+	IoLimits               []*IoLimit             `protobuf:"bytes,31,rep,name=io_limits,json=ioLimits,proto3" json:"io_limits,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *ContainerSpec) Reset() {
@@ -364,6 +428,375 @@ func (x *ContainerSpec) GetNoLandlock() bool {
 	return false
 }
 
+func (x *ContainerSpec) GetMounts() []*Mount {
+	if x != nil {
+		return x.Mounts
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetDevices() []*Device {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetUlimits() []*Ulimit {
+	if x != nil {
+		return x.Ulimits
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetSysctls() map[string]string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetShmBytes() int64 {
+	if x != nil {
+		return x.ShmBytes
+	}
+	return 0
+}
+
+func (x *ContainerSpec) GetCpuShares() int64 {
+	if x != nil {
+		return x.CpuShares
+	}
+	return 0
+}
+
+func (x *ContainerSpec) GetCpuSet() string {
+	if x != nil {
+		return x.CpuSet
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetMemoryReservationBytes() int64 {
+	if x != nil {
+		return x.MemoryReservationBytes
+	}
+	return 0
+}
+
+func (x *ContainerSpec) GetMemorySwapBytes() int64 {
+	if x != nil {
+		return x.MemorySwapBytes
+	}
+	return 0
+}
+
+func (x *ContainerSpec) GetIoWeight() int64 {
+	if x != nil {
+		return x.IoWeight
+	}
+	return 0
+}
+
+func (x *ContainerSpec) GetIoLimits() []*IoLimit {
+	if x != nil {
+		return x.IoLimits
+	}
+	return nil
+}
+
+// Mount is a file system that the container sees beside its image.
+type Mount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          Mount_Type             `protobuf:"varint,1,opt,name=type,proto3,enum=tero.runtime.v1.Mount_Type" json:"type,omitempty"`
+	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // bind: absolute path on the node; volume: its name
+	Target        string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"` // absolute path inside
+	ReadOnly      bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Exec          bool                   `protobuf:"varint,5,opt,name=exec,proto3" json:"exec,omitempty"`                            // programs may be executed although it can be written
+	SizeBytes     int64                  `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // of a tmpfs; 256 MiB when 0
+	Mode          uint32                 `protobuf:"varint,7,opt,name=mode,proto3" json:"mode,omitempty"`                            // of a tmpfs; 01777 when 0
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mount) Reset() {
+	*x = Mount{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mount) ProtoMessage() {}
+
+func (x *Mount) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mount.ProtoReflect.Descriptor instead.
+func (*Mount) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Mount) GetType() Mount_Type {
+	if x != nil {
+		return x.Type
+	}
+	return Mount_TYPE_UNSPECIFIED
+}
+
+func (x *Mount) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Mount) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Mount) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *Mount) GetExec() bool {
+	if x != nil {
+		return x.Exec
+	}
+	return false
+}
+
+func (x *Mount) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Mount) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+// Device is a device of the node that the container may use.
+type Device struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"` // path on the node
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"` // path inside
+	Access        string                 `protobuf:"bytes,3,opt,name=access,proto3" json:"access,omitempty"` // some of r, w and m, in this order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Device) Reset() {
+	*x = Device{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Device) ProtoMessage() {}
+
+func (x *Device) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Device.ProtoReflect.Descriptor instead.
+func (*Device) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Device) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Device) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Device) GetAccess() string {
+	if x != nil {
+		return x.Access
+	}
+	return ""
+}
+
+// Ulimit is a limit of setrlimit(2); -1 is no limit.
+type Ulimit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // as in limits.conf(5), such as "nofile"
+	Soft          int64                  `protobuf:"varint,2,opt,name=soft,proto3" json:"soft,omitempty"`
+	Hard          int64                  `protobuf:"varint,3,opt,name=hard,proto3" json:"hard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ulimit) Reset() {
+	*x = Ulimit{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ulimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ulimit) ProtoMessage() {}
+
+func (x *Ulimit) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ulimit.ProtoReflect.Descriptor instead.
+func (*Ulimit) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Ulimit) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Ulimit) GetSoft() int64 {
+	if x != nil {
+		return x.Soft
+	}
+	return 0
+}
+
+func (x *Ulimit) GetHard() int64 {
+	if x != nil {
+		return x.Hard
+	}
+	return 0
+}
+
+// IoLimit bounds what the container does to a block device, a second; 0 is no bound.
+type IoLimit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"` // path on the node
+	ReadBps       uint64                 `protobuf:"varint,2,opt,name=read_bps,json=readBps,proto3" json:"read_bps,omitempty"`
+	WriteBps      uint64                 `protobuf:"varint,3,opt,name=write_bps,json=writeBps,proto3" json:"write_bps,omitempty"`
+	ReadIops      uint64                 `protobuf:"varint,4,opt,name=read_iops,json=readIops,proto3" json:"read_iops,omitempty"`
+	WriteIops     uint64                 `protobuf:"varint,5,opt,name=write_iops,json=writeIops,proto3" json:"write_iops,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IoLimit) Reset() {
+	*x = IoLimit{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IoLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IoLimit) ProtoMessage() {}
+
+func (x *IoLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IoLimit.ProtoReflect.Descriptor instead.
+func (*IoLimit) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *IoLimit) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *IoLimit) GetReadBps() uint64 {
+	if x != nil {
+		return x.ReadBps
+	}
+	return 0
+}
+
+func (x *IoLimit) GetWriteBps() uint64 {
+	if x != nil {
+		return x.WriteBps
+	}
+	return 0
+}
+
+func (x *IoLimit) GetReadIops() uint64 {
+	if x != nil {
+		return x.ReadIops
+	}
+	return 0
+}
+
+func (x *IoLimit) GetWriteIops() uint64 {
+	if x != nil {
+		return x.WriteIops
+	}
+	return 0
+}
+
 // Exit is how a container's first process ended.
 type Exit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -378,7 +811,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[1]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +823,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[1]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +836,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{1}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -456,7 +889,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[2]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +901,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[2]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +914,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{2}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Endpoint) GetNetwork() string {
@@ -539,7 +972,7 @@ type PluginVerdict struct {
 
 func (x *PluginVerdict) Reset() {
 	*x = PluginVerdict{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[3]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +984,7 @@ func (x *PluginVerdict) String() string {
 func (*PluginVerdict) ProtoMessage() {}
 
 func (x *PluginVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[3]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +997,7 @@ func (x *PluginVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginVerdict.ProtoReflect.Descriptor instead.
 func (*PluginVerdict) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{3}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PluginVerdict) GetPlugin() string {
@@ -623,7 +1056,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[4]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +1068,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[4]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +1081,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{4}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Container) GetId() string {
@@ -795,7 +1228,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[5]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +1240,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[5]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +1253,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{5}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RunRequest) GetSpec() *ContainerSpec {
@@ -848,7 +1281,7 @@ type RunResponse struct {
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[6]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +1293,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[6]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +1306,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{6}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RunResponse) GetContainer() *Container {
@@ -901,7 +1334,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[7]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1346,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[7]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1359,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{7}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Output) GetStream() Output_Stream {
@@ -954,7 +1387,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[8]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1399,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[8]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1412,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{8}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -1014,7 +1447,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[9]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1459,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[9]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1472,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{9}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AttachRequest) GetRequest() isAttachRequest_Request {
@@ -1154,7 +1587,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[10]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1599,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[10]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1612,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{10}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttachStart) GetContainer() string {
@@ -1212,7 +1645,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[11]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1657,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[11]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1670,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{11}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AttachResponse) GetResponse() isAttachResponse_Response {
@@ -1328,7 +1761,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[12]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1773,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[12]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1786,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{12}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecRequest) GetRequest() isExecRequest_Request {
@@ -1459,7 +1892,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[13]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1904,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[13]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1917,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{13}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecStart) GetContainer() string {
@@ -1558,7 +1991,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[14]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +2003,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[14]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +2016,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{14}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExecResponse) GetResponse() isExecResponse_Response {
@@ -1652,7 +2085,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[15]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +2097,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[15]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +2110,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{15}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -1697,7 +2130,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[16]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +2142,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[16]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +2155,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{16}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -1742,7 +2175,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[17]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +2187,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[17]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +2200,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{17}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -1787,7 +2220,7 @@ type InspectContainerResponse struct {
 
 func (x *InspectContainerResponse) Reset() {
 	*x = InspectContainerResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[18]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2232,7 @@ func (x *InspectContainerResponse) String() string {
 func (*InspectContainerResponse) ProtoMessage() {}
 
 func (x *InspectContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[18]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2245,7 @@ func (x *InspectContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerResponse.ProtoReflect.Descriptor instead.
 func (*InspectContainerResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{18}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InspectContainerResponse) GetContainer() *Container {
@@ -1833,7 +2266,7 @@ type StopContainerRequest struct {
 
 func (x *StopContainerRequest) Reset() {
 	*x = StopContainerRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[19]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2278,7 @@ func (x *StopContainerRequest) String() string {
 func (*StopContainerRequest) ProtoMessage() {}
 
 func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[19]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2291,7 @@ func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerRequest.ProtoReflect.Descriptor instead.
 func (*StopContainerRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{19}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StopContainerRequest) GetContainer() string {
@@ -1885,7 +2318,7 @@ type StopContainerResponse struct {
 
 func (x *StopContainerResponse) Reset() {
 	*x = StopContainerResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[20]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2330,7 @@ func (x *StopContainerResponse) String() string {
 func (*StopContainerResponse) ProtoMessage() {}
 
 func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[20]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2343,7 @@ func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerResponse.ProtoReflect.Descriptor instead.
 func (*StopContainerResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{20}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StopContainerResponse) GetExit() *Exit {
@@ -1931,7 +2364,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[21]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2376,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[21]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2389,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{21}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *KillContainerRequest) GetContainer() string {
@@ -1982,7 +2415,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[22]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2427,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[22]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2440,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{22}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{26}
 }
 
 // RemoveContainerRequest names a container.
@@ -2021,7 +2454,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[23]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2466,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[23]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2479,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{23}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -2074,7 +2507,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[24]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2519,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[24]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2532,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{24}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveContainerResponse) GetId() string {
@@ -2126,7 +2559,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[25]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2571,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[25]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2584,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{25}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
@@ -2171,7 +2604,7 @@ type WaitContainerResponse struct {
 
 func (x *WaitContainerResponse) Reset() {
 	*x = WaitContainerResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[26]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2616,7 @@ func (x *WaitContainerResponse) String() string {
 func (*WaitContainerResponse) ProtoMessage() {}
 
 func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[26]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2629,7 @@ func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerResponse.ProtoReflect.Descriptor instead.
 func (*WaitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{26}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WaitContainerResponse) GetExit() *Exit {
@@ -2220,7 +2653,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[27]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2665,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[27]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2678,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{27}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LogsRequest) GetContainer() string {
@@ -2295,7 +2728,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[28]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2740,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[28]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2753,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{28}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
@@ -2348,7 +2781,8 @@ var File_runtime_v1_runtime_proto protoreflect.FileDescriptor
 
 const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\n" +
-	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16runtime/v1/stats.proto\"\xb8\x06\n" +
+	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16runtime/v1/stats.proto\"\xe0\n" +
+	"\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x1e\n" +
@@ -2382,10 +2816,55 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\bapparmor\x187 \x01(\tR\bapparmor\x12\x18\n" +
 	"\aselinux\x188 \x01(\tR\aselinux\x12\x1f\n" +
 	"\vno_landlock\x189 \x01(\bR\n" +
-	"noLandlock\x1a9\n" +
+	"noLandlock\x12.\n" +
+	"\x06mounts\x18\x15 \x03(\v2\x16.tero.runtime.v1.MountR\x06mounts\x121\n" +
+	"\adevices\x18\x16 \x03(\v2\x17.tero.runtime.v1.DeviceR\adevices\x121\n" +
+	"\aulimits\x18\x17 \x03(\v2\x17.tero.runtime.v1.UlimitR\aulimits\x12E\n" +
+	"\asysctls\x18\x18 \x03(\v2+.tero.runtime.v1.ContainerSpec.SysctlsEntryR\asysctls\x12\x1b\n" +
+	"\tshm_bytes\x18\x19 \x01(\x03R\bshmBytes\x12\x1d\n" +
+	"\n" +
+	"cpu_shares\x18\x1a \x01(\x03R\tcpuShares\x12\x17\n" +
+	"\acpu_set\x18\x1b \x01(\tR\x06cpuSet\x128\n" +
+	"\x18memory_reservation_bytes\x18\x1c \x01(\x03R\x16memoryReservationBytes\x12*\n" +
+	"\x11memory_swap_bytes\x18\x1d \x01(\x03R\x0fmemorySwapBytes\x12\x1b\n" +
+	"\tio_weight\x18\x1e \x01(\x03R\bioWeight\x125\n" +
+	"\tio_limits\x18\x1f \x03(\v2\x18.tero.runtime.v1.IoLimitR\bioLimits\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x97\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fSysctlsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9a\x02\n" +
+	"\x05Mount\x12/\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x1b.tero.runtime.v1.Mount.TypeR\x04type\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\tR\x06target\x12\x1b\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\x12\x12\n" +
+	"\x04exec\x18\x05 \x01(\bR\x04exec\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x06 \x01(\x03R\tsizeBytes\x12\x12\n" +
+	"\x04mode\x18\a \x01(\rR\x04mode\"L\n" +
+	"\x04Type\x12\x14\n" +
+	"\x10TYPE_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tTYPE_BIND\x10\x01\x12\x0f\n" +
+	"\vTYPE_VOLUME\x10\x02\x12\x0e\n" +
+	"\n" +
+	"TYPE_TMPFS\x10\x03\"P\n" +
+	"\x06Device\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x16\n" +
+	"\x06access\x18\x03 \x01(\tR\x06access\"D\n" +
+	"\x06Ulimit\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04soft\x18\x02 \x01(\x03R\x04soft\x12\x12\n" +
+	"\x04hard\x18\x03 \x01(\x03R\x04hard\"\x95\x01\n" +
+	"\aIoLimit\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x19\n" +
+	"\bread_bps\x18\x02 \x01(\x04R\areadBps\x12\x1b\n" +
+	"\twrite_bps\x18\x03 \x01(\x04R\bwriteBps\x12\x1b\n" +
+	"\tread_iops\x18\x04 \x01(\x04R\breadIops\x12\x1d\n" +
+	"\n" +
+	"write_iops\x18\x05 \x01(\x04R\twriteIops\"\x97\x01\n" +
 	"\x04Exit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x1d\n" +
@@ -2560,109 +3039,121 @@ func file_runtime_v1_runtime_proto_rawDescGZIP() []byte {
 	return file_runtime_v1_runtime_proto_rawDescData
 }
 
-var file_runtime_v1_runtime_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_runtime_v1_runtime_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_runtime_v1_runtime_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_runtime_v1_runtime_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_runtime_v1_runtime_proto_goTypes = []any{
 	(State)(0),                       // 0: tero.runtime.v1.State
-	(Output_Stream)(0),               // 1: tero.runtime.v1.Output.Stream
-	(*ContainerSpec)(nil),            // 2: tero.runtime.v1.ContainerSpec
-	(*Exit)(nil),                     // 3: tero.runtime.v1.Exit
-	(*Endpoint)(nil),                 // 4: tero.runtime.v1.Endpoint
-	(*PluginVerdict)(nil),            // 5: tero.runtime.v1.PluginVerdict
-	(*Container)(nil),                // 6: tero.runtime.v1.Container
-	(*RunRequest)(nil),               // 7: tero.runtime.v1.RunRequest
-	(*RunResponse)(nil),              // 8: tero.runtime.v1.RunResponse
-	(*Output)(nil),                   // 9: tero.runtime.v1.Output
-	(*WindowSize)(nil),               // 10: tero.runtime.v1.WindowSize
-	(*AttachRequest)(nil),            // 11: tero.runtime.v1.AttachRequest
-	(*AttachStart)(nil),              // 12: tero.runtime.v1.AttachStart
-	(*AttachResponse)(nil),           // 13: tero.runtime.v1.AttachResponse
-	(*ExecRequest)(nil),              // 14: tero.runtime.v1.ExecRequest
-	(*ExecStart)(nil),                // 15: tero.runtime.v1.ExecStart
-	(*ExecResponse)(nil),             // 16: tero.runtime.v1.ExecResponse
-	(*ListContainersRequest)(nil),    // 17: tero.runtime.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),   // 18: tero.runtime.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil),  // 19: tero.runtime.v1.InspectContainerRequest
-	(*InspectContainerResponse)(nil), // 20: tero.runtime.v1.InspectContainerResponse
-	(*StopContainerRequest)(nil),     // 21: tero.runtime.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),    // 22: tero.runtime.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),     // 23: tero.runtime.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),    // 24: tero.runtime.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),   // 25: tero.runtime.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil),  // 26: tero.runtime.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),     // 27: tero.runtime.v1.WaitContainerRequest
-	(*WaitContainerResponse)(nil),    // 28: tero.runtime.v1.WaitContainerResponse
-	(*LogsRequest)(nil),              // 29: tero.runtime.v1.LogsRequest
-	(*LogsResponse)(nil),             // 30: tero.runtime.v1.LogsResponse
-	nil,                              // 31: tero.runtime.v1.ContainerSpec.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 32: google.protobuf.Timestamp
-	(*StatsRequest)(nil),             // 33: tero.runtime.v1.StatsRequest
-	(*TopRequest)(nil),               // 34: tero.runtime.v1.TopRequest
-	(*StatsResponse)(nil),            // 35: tero.runtime.v1.StatsResponse
-	(*TopResponse)(nil),              // 36: tero.runtime.v1.TopResponse
+	(Mount_Type)(0),                  // 1: tero.runtime.v1.Mount.Type
+	(Output_Stream)(0),               // 2: tero.runtime.v1.Output.Stream
+	(*ContainerSpec)(nil),            // 3: tero.runtime.v1.ContainerSpec
+	(*Mount)(nil),                    // 4: tero.runtime.v1.Mount
+	(*Device)(nil),                   // 5: tero.runtime.v1.Device
+	(*Ulimit)(nil),                   // 6: tero.runtime.v1.Ulimit
+	(*IoLimit)(nil),                  // 7: tero.runtime.v1.IoLimit
+	(*Exit)(nil),                     // 8: tero.runtime.v1.Exit
+	(*Endpoint)(nil),                 // 9: tero.runtime.v1.Endpoint
+	(*PluginVerdict)(nil),            // 10: tero.runtime.v1.PluginVerdict
+	(*Container)(nil),                // 11: tero.runtime.v1.Container
+	(*RunRequest)(nil),               // 12: tero.runtime.v1.RunRequest
+	(*RunResponse)(nil),              // 13: tero.runtime.v1.RunResponse
+	(*Output)(nil),                   // 14: tero.runtime.v1.Output
+	(*WindowSize)(nil),               // 15: tero.runtime.v1.WindowSize
+	(*AttachRequest)(nil),            // 16: tero.runtime.v1.AttachRequest
+	(*AttachStart)(nil),              // 17: tero.runtime.v1.AttachStart
+	(*AttachResponse)(nil),           // 18: tero.runtime.v1.AttachResponse
+	(*ExecRequest)(nil),              // 19: tero.runtime.v1.ExecRequest
+	(*ExecStart)(nil),                // 20: tero.runtime.v1.ExecStart
+	(*ExecResponse)(nil),             // 21: tero.runtime.v1.ExecResponse
+	(*ListContainersRequest)(nil),    // 22: tero.runtime.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),   // 23: tero.runtime.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil),  // 24: tero.runtime.v1.InspectContainerRequest
+	(*InspectContainerResponse)(nil), // 25: tero.runtime.v1.InspectContainerResponse
+	(*StopContainerRequest)(nil),     // 26: tero.runtime.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),    // 27: tero.runtime.v1.StopContainerResponse
+	(*KillContainerRequest)(nil),     // 28: tero.runtime.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),    // 29: tero.runtime.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),   // 30: tero.runtime.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil),  // 31: tero.runtime.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),     // 32: tero.runtime.v1.WaitContainerRequest
+	(*WaitContainerResponse)(nil),    // 33: tero.runtime.v1.WaitContainerResponse
+	(*LogsRequest)(nil),              // 34: tero.runtime.v1.LogsRequest
+	(*LogsResponse)(nil),             // 35: tero.runtime.v1.LogsResponse
+	nil,                              // 36: tero.runtime.v1.ContainerSpec.LabelsEntry
+	nil,                              // 37: tero.runtime.v1.ContainerSpec.SysctlsEntry
+	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
+	(*StatsRequest)(nil),             // 39: tero.runtime.v1.StatsRequest
+	(*TopRequest)(nil),               // 40: tero.runtime.v1.TopRequest
+	(*StatsResponse)(nil),            // 41: tero.runtime.v1.StatsResponse
+	(*TopResponse)(nil),              // 42: tero.runtime.v1.TopResponse
 }
 var file_runtime_v1_runtime_proto_depIdxs = []int32{
-	31, // 0: tero.runtime.v1.ContainerSpec.labels:type_name -> tero.runtime.v1.ContainerSpec.LabelsEntry
-	32, // 1: tero.runtime.v1.Exit.at:type_name -> google.protobuf.Timestamp
-	2,  // 2: tero.runtime.v1.Container.spec:type_name -> tero.runtime.v1.ContainerSpec
-	0,  // 3: tero.runtime.v1.Container.state:type_name -> tero.runtime.v1.State
-	32, // 4: tero.runtime.v1.Container.created:type_name -> google.protobuf.Timestamp
-	32, // 5: tero.runtime.v1.Container.started:type_name -> google.protobuf.Timestamp
-	3,  // 6: tero.runtime.v1.Container.exit:type_name -> tero.runtime.v1.Exit
-	4,  // 7: tero.runtime.v1.Container.endpoint:type_name -> tero.runtime.v1.Endpoint
-	5,  // 8: tero.runtime.v1.Container.plugins:type_name -> tero.runtime.v1.PluginVerdict
-	2,  // 9: tero.runtime.v1.RunRequest.spec:type_name -> tero.runtime.v1.ContainerSpec
-	10, // 10: tero.runtime.v1.RunRequest.terminal_size:type_name -> tero.runtime.v1.WindowSize
-	6,  // 11: tero.runtime.v1.RunResponse.container:type_name -> tero.runtime.v1.Container
-	1,  // 12: tero.runtime.v1.Output.stream:type_name -> tero.runtime.v1.Output.Stream
-	7,  // 13: tero.runtime.v1.AttachRequest.run:type_name -> tero.runtime.v1.RunRequest
-	12, // 14: tero.runtime.v1.AttachRequest.start:type_name -> tero.runtime.v1.AttachStart
-	10, // 15: tero.runtime.v1.AttachRequest.resize:type_name -> tero.runtime.v1.WindowSize
-	8,  // 16: tero.runtime.v1.AttachResponse.launched:type_name -> tero.runtime.v1.RunResponse
-	9,  // 17: tero.runtime.v1.AttachResponse.output:type_name -> tero.runtime.v1.Output
-	3,  // 18: tero.runtime.v1.AttachResponse.exit:type_name -> tero.runtime.v1.Exit
-	15, // 19: tero.runtime.v1.ExecRequest.start:type_name -> tero.runtime.v1.ExecStart
-	10, // 20: tero.runtime.v1.ExecRequest.resize:type_name -> tero.runtime.v1.WindowSize
-	10, // 21: tero.runtime.v1.ExecStart.size:type_name -> tero.runtime.v1.WindowSize
-	9,  // 22: tero.runtime.v1.ExecResponse.output:type_name -> tero.runtime.v1.Output
-	3,  // 23: tero.runtime.v1.ExecResponse.exit:type_name -> tero.runtime.v1.Exit
-	6,  // 24: tero.runtime.v1.ListContainersResponse.containers:type_name -> tero.runtime.v1.Container
-	6,  // 25: tero.runtime.v1.InspectContainerResponse.container:type_name -> tero.runtime.v1.Container
-	3,  // 26: tero.runtime.v1.StopContainerResponse.exit:type_name -> tero.runtime.v1.Exit
-	3,  // 27: tero.runtime.v1.WaitContainerResponse.exit:type_name -> tero.runtime.v1.Exit
-	32, // 28: tero.runtime.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	32, // 29: tero.runtime.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	32, // 30: tero.runtime.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	9,  // 31: tero.runtime.v1.LogsResponse.output:type_name -> tero.runtime.v1.Output
-	7,  // 32: tero.runtime.v1.RuntimeService.Run:input_type -> tero.runtime.v1.RunRequest
-	11, // 33: tero.runtime.v1.RuntimeService.Attach:input_type -> tero.runtime.v1.AttachRequest
-	14, // 34: tero.runtime.v1.RuntimeService.Exec:input_type -> tero.runtime.v1.ExecRequest
-	17, // 35: tero.runtime.v1.RuntimeService.ListContainers:input_type -> tero.runtime.v1.ListContainersRequest
-	19, // 36: tero.runtime.v1.RuntimeService.InspectContainer:input_type -> tero.runtime.v1.InspectContainerRequest
-	21, // 37: tero.runtime.v1.RuntimeService.StopContainer:input_type -> tero.runtime.v1.StopContainerRequest
-	23, // 38: tero.runtime.v1.RuntimeService.KillContainer:input_type -> tero.runtime.v1.KillContainerRequest
-	25, // 39: tero.runtime.v1.RuntimeService.RemoveContainer:input_type -> tero.runtime.v1.RemoveContainerRequest
-	27, // 40: tero.runtime.v1.RuntimeService.WaitContainer:input_type -> tero.runtime.v1.WaitContainerRequest
-	29, // 41: tero.runtime.v1.RuntimeService.Logs:input_type -> tero.runtime.v1.LogsRequest
-	33, // 42: tero.runtime.v1.RuntimeService.Stats:input_type -> tero.runtime.v1.StatsRequest
-	34, // 43: tero.runtime.v1.RuntimeService.Top:input_type -> tero.runtime.v1.TopRequest
-	8,  // 44: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
-	13, // 45: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
-	16, // 46: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
-	18, // 47: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
-	20, // 48: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
-	22, // 49: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
-	24, // 50: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
-	26, // 51: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
-	28, // 52: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
-	30, // 53: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
-	35, // 54: tero.runtime.v1.RuntimeService.Stats:output_type -> tero.runtime.v1.StatsResponse
-	36, // 55: tero.runtime.v1.RuntimeService.Top:output_type -> tero.runtime.v1.TopResponse
-	44, // [44:56] is the sub-list for method output_type
-	32, // [32:44] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	36, // 0: tero.runtime.v1.ContainerSpec.labels:type_name -> tero.runtime.v1.ContainerSpec.LabelsEntry
+	4,  // 1: tero.runtime.v1.ContainerSpec.mounts:type_name -> tero.runtime.v1.Mount
+	5,  // 2: tero.runtime.v1.ContainerSpec.devices:type_name -> tero.runtime.v1.Device
+	6,  // 3: tero.runtime.v1.ContainerSpec.ulimits:type_name -> tero.runtime.v1.Ulimit
+	37, // 4: tero.runtime.v1.ContainerSpec.sysctls:type_name -> tero.runtime.v1.ContainerSpec.SysctlsEntry
+	7,  // 5: tero.runtime.v1.ContainerSpec.io_limits:type_name -> tero.runtime.v1.IoLimit
+	1,  // 6: tero.runtime.v1.Mount.type:type_name -> tero.runtime.v1.Mount.Type
+	38, // 7: tero.runtime.v1.Exit.at:type_name -> google.protobuf.Timestamp
+	3,  // 8: tero.runtime.v1.Container.spec:type_name -> tero.runtime.v1.ContainerSpec
+	0,  // 9: tero.runtime.v1.Container.state:type_name -> tero.runtime.v1.State
+	38, // 10: tero.runtime.v1.Container.created:type_name -> google.protobuf.Timestamp
+	38, // 11: tero.runtime.v1.Container.started:type_name -> google.protobuf.Timestamp
+	8,  // 12: tero.runtime.v1.Container.exit:type_name -> tero.runtime.v1.Exit
+	9,  // 13: tero.runtime.v1.Container.endpoint:type_name -> tero.runtime.v1.Endpoint
+	10, // 14: tero.runtime.v1.Container.plugins:type_name -> tero.runtime.v1.PluginVerdict
+	3,  // 15: tero.runtime.v1.RunRequest.spec:type_name -> tero.runtime.v1.ContainerSpec
+	15, // 16: tero.runtime.v1.RunRequest.terminal_size:type_name -> tero.runtime.v1.WindowSize
+	11, // 17: tero.runtime.v1.RunResponse.container:type_name -> tero.runtime.v1.Container
+	2,  // 18: tero.runtime.v1.Output.stream:type_name -> tero.runtime.v1.Output.Stream
+	12, // 19: tero.runtime.v1.AttachRequest.run:type_name -> tero.runtime.v1.RunRequest
+	17, // 20: tero.runtime.v1.AttachRequest.start:type_name -> tero.runtime.v1.AttachStart
+	15, // 21: tero.runtime.v1.AttachRequest.resize:type_name -> tero.runtime.v1.WindowSize
+	13, // 22: tero.runtime.v1.AttachResponse.launched:type_name -> tero.runtime.v1.RunResponse
+	14, // 23: tero.runtime.v1.AttachResponse.output:type_name -> tero.runtime.v1.Output
+	8,  // 24: tero.runtime.v1.AttachResponse.exit:type_name -> tero.runtime.v1.Exit
+	20, // 25: tero.runtime.v1.ExecRequest.start:type_name -> tero.runtime.v1.ExecStart
+	15, // 26: tero.runtime.v1.ExecRequest.resize:type_name -> tero.runtime.v1.WindowSize
+	15, // 27: tero.runtime.v1.ExecStart.size:type_name -> tero.runtime.v1.WindowSize
+	14, // 28: tero.runtime.v1.ExecResponse.output:type_name -> tero.runtime.v1.Output
+	8,  // 29: tero.runtime.v1.ExecResponse.exit:type_name -> tero.runtime.v1.Exit
+	11, // 30: tero.runtime.v1.ListContainersResponse.containers:type_name -> tero.runtime.v1.Container
+	11, // 31: tero.runtime.v1.InspectContainerResponse.container:type_name -> tero.runtime.v1.Container
+	8,  // 32: tero.runtime.v1.StopContainerResponse.exit:type_name -> tero.runtime.v1.Exit
+	8,  // 33: tero.runtime.v1.WaitContainerResponse.exit:type_name -> tero.runtime.v1.Exit
+	38, // 34: tero.runtime.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	38, // 35: tero.runtime.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	38, // 36: tero.runtime.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	14, // 37: tero.runtime.v1.LogsResponse.output:type_name -> tero.runtime.v1.Output
+	12, // 38: tero.runtime.v1.RuntimeService.Run:input_type -> tero.runtime.v1.RunRequest
+	16, // 39: tero.runtime.v1.RuntimeService.Attach:input_type -> tero.runtime.v1.AttachRequest
+	19, // 40: tero.runtime.v1.RuntimeService.Exec:input_type -> tero.runtime.v1.ExecRequest
+	22, // 41: tero.runtime.v1.RuntimeService.ListContainers:input_type -> tero.runtime.v1.ListContainersRequest
+	24, // 42: tero.runtime.v1.RuntimeService.InspectContainer:input_type -> tero.runtime.v1.InspectContainerRequest
+	26, // 43: tero.runtime.v1.RuntimeService.StopContainer:input_type -> tero.runtime.v1.StopContainerRequest
+	28, // 44: tero.runtime.v1.RuntimeService.KillContainer:input_type -> tero.runtime.v1.KillContainerRequest
+	30, // 45: tero.runtime.v1.RuntimeService.RemoveContainer:input_type -> tero.runtime.v1.RemoveContainerRequest
+	32, // 46: tero.runtime.v1.RuntimeService.WaitContainer:input_type -> tero.runtime.v1.WaitContainerRequest
+	34, // 47: tero.runtime.v1.RuntimeService.Logs:input_type -> tero.runtime.v1.LogsRequest
+	39, // 48: tero.runtime.v1.RuntimeService.Stats:input_type -> tero.runtime.v1.StatsRequest
+	40, // 49: tero.runtime.v1.RuntimeService.Top:input_type -> tero.runtime.v1.TopRequest
+	13, // 50: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
+	18, // 51: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
+	21, // 52: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
+	23, // 53: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
+	25, // 54: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
+	27, // 55: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
+	29, // 56: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
+	31, // 57: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
+	33, // 58: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
+	35, // 59: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
+	41, // 60: tero.runtime.v1.RuntimeService.Stats:output_type -> tero.runtime.v1.StatsResponse
+	42, // 61: tero.runtime.v1.RuntimeService.Top:output_type -> tero.runtime.v1.TopResponse
+	50, // [50:62] is the sub-list for method output_type
+	38, // [38:50] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_runtime_v1_runtime_proto_init() }
@@ -2671,7 +3162,7 @@ func file_runtime_v1_runtime_proto_init() {
 		return
 	}
 	file_runtime_v1_stats_proto_init()
-	file_runtime_v1_runtime_proto_msgTypes[9].OneofWrappers = []any{
+	file_runtime_v1_runtime_proto_msgTypes[13].OneofWrappers = []any{
 		(*AttachRequest_Run)(nil),
 		(*AttachRequest_Start)(nil),
 		(*AttachRequest_Stdin)(nil),
@@ -2679,20 +3170,20 @@ func file_runtime_v1_runtime_proto_init() {
 		(*AttachRequest_CloseStdin)(nil),
 		(*AttachRequest_Signal)(nil),
 	}
-	file_runtime_v1_runtime_proto_msgTypes[11].OneofWrappers = []any{
+	file_runtime_v1_runtime_proto_msgTypes[15].OneofWrappers = []any{
 		(*AttachResponse_Launched)(nil),
 		(*AttachResponse_Output)(nil),
 		(*AttachResponse_Exit)(nil),
 		(*AttachResponse_Dropped)(nil),
 	}
-	file_runtime_v1_runtime_proto_msgTypes[12].OneofWrappers = []any{
+	file_runtime_v1_runtime_proto_msgTypes[16].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 		(*ExecRequest_Signal)(nil),
 	}
-	file_runtime_v1_runtime_proto_msgTypes[14].OneofWrappers = []any{
+	file_runtime_v1_runtime_proto_msgTypes[18].OneofWrappers = []any{
 		(*ExecResponse_Output)(nil),
 		(*ExecResponse_Exit)(nil),
 		(*ExecResponse_Started)(nil),
@@ -2702,8 +3193,8 @@ func file_runtime_v1_runtime_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runtime_v1_runtime_proto_rawDesc), len(file_runtime_v1_runtime_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   30,
+			NumEnums:      3,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

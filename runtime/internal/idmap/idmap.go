@@ -35,6 +35,14 @@ func SlotOf(hostID uint32) (s Slot, ok bool) {
 	return Slot((hostID - base) / Size), true
 }
 
+// Inside gives what an id outside is in its range; ok is false when it is in none.
+func Inside(id uint32) (inside uint32, ok bool) {
+	if id < base || id >= end {
+		return 0, false
+	}
+	return (id - base) % Size, true
+}
+
 // Allocator knows which ranges are in use.
 type Allocator struct {
 	mu   sync.Mutex // guards used and next

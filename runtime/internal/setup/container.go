@@ -25,6 +25,9 @@ type Options struct {
 	Root *os.File
 	// UserNS is a user namespace with the container's id map.
 	UserNS *os.File
+	// Mounts are mounts that are mounted nowhere yet, with all their attributes,
+	// by the destinations of the configuration's.
+	Mounts map[string]*os.File
 	// Etc is the folder with the container's own rootfs.EtcFiles, owned by its root.
 	Etc string
 }
@@ -54,7 +57,7 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 	c.becomeRoot()
 	c.identity(HasNamespace(o.Config, specs.NetworkNamespace))
 	c.attachRoot()
-	if err := c.mounts(o.UserNS); err != nil {
+	if err := c.mounts(o.UserNS, o.Mounts); err != nil {
 		return nil, err
 	}
 	for _, name := range rootfs.EtcFiles() {

@@ -36,8 +36,30 @@ func Explain(step string, errno unix.Errno, p *specs.Process, root *os.File) err
 		return fault.New(fault.Invalid, "the SELinux policy of this node has no label %q", label).
 			WithHint("is the container policy (container-selinux) installed, and the label of the form user:role:type:level?")
 	}
+	if name, ok := strings.CutPrefix(step, StepMount); ok {
+		if f := explainMount(name, errno); f != nil {
+			return f
+		}
+	}
 	return fault.New(kindOf(errno), "the container could not be set up: %s: %w", step, errno).
 		WithHint("\"tero doctor\" says what this machine lacks")
+}
+
+// explainMount says why nothing could be mounted on a path of the container; nil
+// for what has no better words.
+func explainMount(path string, errno unix.Errno) error {
+	switch errno {
+	case unix.ELOOP:
+		return fault.New(fault.Invalid, "mount point %q is a symbolic link in the image or in another mount, or lies behind one: %w", path, errno).
+			WithHint("name the folder that the link leads to")
+	case unix.ENOENT:
+		return fault.New(fault.Invalid, "mount point %q does not exist, and cannot be made there: %w", path, errno).
+			WithHint("make it in the image, or in what is mounted around it")
+	case unix.ENOTDIR:
+		return fault.New(fault.Invalid, "mount point %q does not fit: one of the source and the mount point is a folder, the other is not, or a file lies on the way: %w", path, errno).
+			WithHint("mount files on files, and folders on folders")
+	}
+	return nil
 }
 
 func kindOf(errno unix.Errno) fault.Kind {

@@ -34,7 +34,12 @@ func honoured(path string) bool {
 		"linux.seccomp.defaultAction", "linux.seccomp.defaultErrnoRet", "linux.seccomp.architectures",
 		"linux.seccomp.flags", "linux.seccomp.syscalls", "linux.seccomp.listenerPath", // the compiler refuses listeners
 		"linux.resources.devices", "linux.resources.memory.limit", "linux.resources.memory.swap",
-		"linux.resources.cpu.quota", "linux.resources.cpu.period", "linux.resources.pids.limit":
+		"linux.resources.memory.reservation", "linux.resources.cpu.quota", "linux.resources.cpu.period",
+		"linux.resources.cpu.shares", "linux.resources.cpu.cpus", "linux.resources.pids.limit",
+		"linux.resources.blockIO.weight", "linux.resources.blockIO.throttleReadBpsDevice",
+		"linux.resources.blockIO.throttleWriteBpsDevice", "linux.resources.blockIO.throttleReadIOPSDevice",
+		"linux.resources.blockIO.throttleWriteIOPSDevice",
+		"linux.devices": // those that a mount makes, see Check
 		return true
 	}
 	return false
@@ -81,6 +86,12 @@ func Check(config *specs.Spec) error {
 	}
 	if r := config.Linux.Resources; r != nil && r.Memory != nil && r.Memory.Swap != nil && r.Memory.Limit == nil {
 		return fault.New(fault.Invalid, "a limit of memory and swap needs one of memory").WithHint("set both")
+	}
+	for _, d := range config.Linux.Devices {
+		if !slices.ContainsFunc(config.Mounts, func(m specs.Mount) bool { return m.Type == "bind" && m.Destination == d.Path }) {
+			return fault.New(fault.Unsupported, "the configuration sets \"linux.devices\" with %s, and no mount makes it", d.Path).
+				WithHint("add a bind mount of the node's device on that path")
+		}
 	}
 	if err := errors.Join(checkMounts(config.Mounts), checkLimits(config.Process.Rlimits)); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"tero.internal/common/fault"
 	"tero.internal/runtime/internal/program"
 	"tero.internal/runtime/internal/rootfs"
+	"tero.internal/runtime/ociconfig"
 )
 
 // device is a node of the host's /dev that every container gets.
@@ -44,9 +45,14 @@ func (c *Setup) attachRoot() {
 	c.Call(unix.SYS_MOVE_MOUNT, program.F(c.rootFile), c.String(""), cwd(), c.String(attachPoint), program.I(unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
-// inRoot opens a path inside the container's root, whatever links are there.
-func (c *Setup) inRoot(path string, flags uint64, slot int) *program.Last {
-	how := c.Words(flags|unix.O_CLOEXEC, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+// inRoot opens a path inside the container's root, whatever links are there;
+// resolve adds to how it is looked up.
+func (c *Setup) inRoot(path string, flags uint64, slot int, resolve ...uint64) *program.Last {
+	all := uint64(unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS)
+	for _, r := range resolve {
+		all |= r
+	}
+	how := c.Words(flags|unix.O_CLOEXEC, 0, all)
 	return c.Call(unix.SYS_OPENAT2, program.F(c.rootFile), c.String(Inside(path)), how, program.I(24)).Out(slot)
 }
 
@@ -62,15 +68,21 @@ func (c *Setup) moveTo(mount program.Arg) {
 	c.closeSlot(slotTarget)
 }
 
-// mounts mounts what the configuration lists.
-func (c *Setup) mounts(userNS *os.File) error {
-	var fresh []string // tmpfs mounts, in which mount points can be made
+// mounts mounts what the configuration lists. ready are those that the caller
+// has prepared, by destination.
+func (c *Setup) mounts(userNS *os.File, ready map[string]*os.File) error {
+	var fresh []string // mounts in which mount points can be made
 	for i := range c.config.Mounts {
 		m := &c.config.Mounts[i]
-		c.Step("mount " + m.Destination)
-		c.makePoint(m.Destination, fresh)
+		c.Step(StepMount + m.Destination)
 		o, err := parseOptions(m)
 		if err != nil {
+			return err
+		}
+		if ofSandbox(m.Destination) {
+			o.links = unix.RESOLVE_NO_SYMLINKS
+		}
+		if err := c.makePoint(m.Destination, fresh, ready[m.Destination], o.links); err != nil {
 			return err
 		}
 		switch m.Type {
@@ -78,13 +90,16 @@ func (c *Setup) mounts(userNS *os.File) error {
 			if label := c.config.Linux.MountLabel; label != "" && (m.Type == "tmpfs" || m.Type == "devpts") {
 				o.data = append(o.data, "context="+label)
 			}
-			c.inRoot(m.Destination, unix.O_PATH, slotTarget)
+			c.inRoot(m.Destination, unix.O_PATH, slotTarget, o.links)
 			c.fileSystem(m.Type, m.Source, o)
 			c.moveTo(program.S(slotMount))
 			c.closeSlot(slotMount)
-		case "bind", "none", "":
-			if err := c.bind(m, o, userNS); err != nil {
+		case "bind", "none", "", ociconfig.TypeVolume:
+			if err := c.bind(m, o, userNS, ready[m.Destination]); err != nil {
 				return err
+			}
+			if o.own {
+				fresh = append(fresh, filepath.Clean(m.Destination))
 			}
 		default:
 			return fault.New(fault.Unsupported, "mount %s: file system type %q cannot be mounted in a container", m.Destination, m.Type).
@@ -100,8 +115,16 @@ func (c *Setup) mounts(userNS *os.File) error {
 	return nil
 }
 
-// makePoint makes a mount point below a tmpfs that was mounted before.
-func (c *Setup) makePoint(destination string, fresh []string) {
+// ofSandbox tells whether a mount point must be what it is called: an image with
+// a link there could have masks and kernel parameters go elsewhere.
+func ofSandbox(destination string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(filepath.Clean(destination), "/"), "/")
+	return slices.Contains([]string{"proc", "sys", "dev"}, first)
+}
+
+// makePoint makes a mount point below a mount that was made before: for a file
+// when what is mounted is no folder. On a mount that is read-only it must be there.
+func (c *Setup) makePoint(destination string, fresh []string, ready *os.File, resolve uint64) error {
 	dir := filepath.Clean(destination)
 	var missing []string
 	for ; dir != "/"; dir = filepath.Dir(dir) {
@@ -111,13 +134,34 @@ func (c *Setup) makePoint(destination string, fresh []string) {
 		missing = append(missing, dir)
 	}
 	if dir == "/" {
-		return // on the root file system, which has it already
+		return nil // on the root file system, which has it already
 	}
-	for _, m := range slices.Backward(missing) {
-		c.inRoot(filepath.Dir(m), unix.O_PATH|unix.O_DIRECTORY, slotFolder)
-		c.Call(unix.SYS_MKDIRAT, program.S(slotFolder), c.String(filepath.Base(m)), program.I(0o755)).Tolerate(unix.EEXIST)
+	file, err := notFolder(ready)
+	if err != nil {
+		return err
+	}
+	for i, m := range slices.Backward(missing) {
+		c.inRoot(filepath.Dir(m), unix.O_PATH|unix.O_DIRECTORY, slotFolder, resolve)
+		if file && i == 0 {
+			c.Call(unix.SYS_MKNODAT, program.S(slotFolder), c.String(filepath.Base(m)), program.I(unix.S_IFREG|0o644), program.I(0)).Tolerate(unix.EEXIST, unix.EROFS)
+		} else {
+			c.Call(unix.SYS_MKDIRAT, program.S(slotFolder), c.String(filepath.Base(m)), program.I(0o755)).Tolerate(unix.EEXIST, unix.EROFS)
+		}
 		c.closeSlot(slotFolder)
 	}
+	return nil
+}
+
+// notFolder tells whether a mount has a file as its root.
+func notFolder(mount *os.File) (bool, error) {
+	if mount == nil {
+		return false, nil
+	}
+	st, err := mount.Stat()
+	if err != nil {
+		return false, err
+	}
+	return !st.IsDir(), nil
 }
 
 // fileSystem leaves a new file system in slotMount.
@@ -142,7 +186,16 @@ func (c *Setup) fileSystem(kind, source string, o options) {
 }
 
 // bind mounts a file or folder of the host.
-func (c *Setup) bind(m *specs.Mount, o options, userNS *os.File) error {
+func (c *Setup) bind(m *specs.Mount, o options, userNS, ready *os.File) error {
+	if ready != nil {
+		mount := c.Send(ready)
+		c.inRoot(m.Destination, unix.O_PATH, slotTarget, o.links)
+		c.moveTo(program.F(mount))
+		return nil
+	}
+	if m.Type == ociconfig.TypeVolume {
+		return fault.New(fault.Unsupported, "mount %s: there are no volumes here", m.Destination)
+	}
 	if !o.idmap {
 		userNS = nil
 	}
@@ -271,8 +324,20 @@ func sortedKeys(m map[string]string) []string {
 // options are the options of a mount, apart by what takes them.
 type options struct {
 	set   uint64 // MOUNT_ATTR_*
+	clear uint64 // MOUNT_ATTR_*
 	idmap bool
+	own   bool     // somebody asked for it, see ociconfig.OptionOwn
+	links uint64   // RESOLVE_NO_SYMLINKS when the mount point must be no link
 	data  []string // for the file system
+}
+
+// Attributes gives the attributes of mount_setattr(2) to set and clear on a
+// bind mount or volume, and whether its ids are to be mapped.
+func Attributes(m *specs.Mount) (set, clear uint64, idmap bool, err error) {
+	bind := *m
+	bind.Type = "bind"
+	o, err := parseOptions(&bind)
+	return o.set, o.clear, o.idmap, err
 }
 
 // parseOptions reads mount options as mount(8) and the OCI specification name them.
@@ -284,7 +349,7 @@ func parseOptions(m *specs.Mount) (options, error) {
 	}
 	// What is the default here, or has no meaning in a container's own namespace.
 	ignored := []string{
-		"rw", "suid", "dev", "exec", "relatime", "atime", "bind", "private", "rprivate", "slave", "rslave",
+		"rw", "suid", "exec", "relatime", "atime", "bind", "private", "rprivate", "slave", "rslave",
 		"newinstance", "defaults",
 	}
 	var o options
@@ -294,9 +359,13 @@ func parseOptions(m *specs.Mount) (options, error) {
 		case known:
 			o.set |= bit
 		case slices.Contains(ignored, name):
+		case name == "dev":
+			o.clear |= unix.MOUNT_ATTR_NODEV
 		case name == "idmap", name == "ridmap":
 			o.idmap = true
-		case m.Type == "bind" || m.Type == "none" || m.Type == "":
+		case name == ociconfig.OptionOwn:
+			o.own, o.links = true, unix.RESOLVE_NO_SYMLINKS
+		case m.Type == "bind" || m.Type == "none" || m.Type == "" || m.Type == ociconfig.TypeVolume:
 			return o, fault.New(fault.Unsupported, "mount %s: option %q is not known", m.Destination, name)
 		default:
 			o.data = append(o.data, name)

@@ -326,6 +326,9 @@ func (c *Setup) exec(p *specs.Process) {
 // StepExec names the last step, whose failures have messages of their own.
 const StepExec = "execute the command"
 
+// StepMount begins the names of the steps that mount something.
+const StepMount = "mount "
+
 // StepFolder begins the name of the step that changes to the working directory.
 const StepFolder = "change to the working directory "
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 func main() {
@@ -54,6 +55,35 @@ func main() {
 		f.Close()
 		b, _ := os.ReadFile(args[0])
 		os.Stdout.Write(b)
+	case "touch":
+		for _, name := range args {
+			fmt.Println(name, outcome(os.WriteFile(name, []byte("touched"), 0o644)))
+		}
+	case "stat":
+		for _, name := range args {
+			var st syscall.Stat_t
+			if err := syscall.Stat(name, &st); err != nil {
+				fmt.Println(name, err)
+				continue
+			}
+			fmt.Printf("%s %o %d:%d %d\n", name, st.Mode, st.Uid, st.Gid, st.Rdev)
+		}
+	case "open":
+		for _, name := range args {
+			f, err := os.OpenFile(name, os.O_RDWR, 0)
+			fmt.Println(name, outcome(err))
+			if err == nil {
+				f.Close()
+			}
+		}
+	case "run":
+		p, err := os.StartProcess(args[0], args, &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
+		if err == nil {
+			_, err = p.Wait()
+		}
+		fmt.Println(outcome(err))
+	case "swap":
+		swap(args[0], args[1])
 	case "wait":
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM)
@@ -125,6 +155,31 @@ func main() {
 		guard()
 	case "size":
 		fmt.Println(size())
+	}
+}
+
+func outcome(err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return "done"
+}
+
+// swap makes a name a folder and a link to somewhere else in turns, for ever.
+func swap(name, target string) {
+	_ = os.Mkdir(name, 0o755)
+	_ = os.Symlink(target, name+".link")
+	fmt.Println("swapping")
+	const exchange = 2 // RENAME_EXCHANGE
+	a, _ := syscall.BytePtrFromString(name)
+	b, _ := syscall.BytePtrFromString(name + ".link")
+	cwd := -100
+	for {
+		_, _, e := syscall.RawSyscall6(316, uintptr(cwd), uintptr(unsafe.Pointer(a)), uintptr(cwd), uintptr(unsafe.Pointer(b)), exchange, 0)
+		if e != 0 {
+			fmt.Println("swap:", e)
+			return
+		}
 	}
 }
 
