@@ -69,7 +69,10 @@ func (n *Native) Update(ctx context.Context, id workload.ID, r workload.Resource
 		return err
 	}
 	err = n.tree.Update(ctx, g, limits)
+	missing, unavailable := errors.AsType[*cgroup.UnavailableError](err)
 	switch {
+	case unavailable:
+		return fault.New(fault.Unsupported, "container %s: %w", id.Short(), missing).WithHint("the limits are as they were")
 	case errors.Is(err, cgroup.ErrInUse):
 		return fault.New(fault.Conflict, "container %s: %w", id.Short(), err).WithHint("give it more, or stop it first; its limits are as they were")
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE):

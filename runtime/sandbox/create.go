@@ -103,7 +103,7 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 		return "", err
 	}
 	if err := n.tree.Create(ctx, &r.Cgroup, config.Linux.Resources); err != nil {
-		return "", explainCgroup(err)
+		return "", cgroup.Explain(err)
 	}
 	done.Push("make cgroup", r.Cgroup.Remove)
 	group, err := r.Cgroup.Open()
@@ -285,7 +285,7 @@ func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, 
 		} else if there {
 			continue
 		}
-		if err := makePoint(points, m, granted.File(m)); err != nil {
+		if err := rootfs.MakePoint(points, m.Destination, granted.File(m)); err != nil {
 			return nil, explainDisk(err)
 		}
 		o.Points = points
@@ -340,18 +340,6 @@ func belowTmpfs(before []specs.Mount, destination string) bool {
 	return slices.ContainsFunc(before, func(m specs.Mount) bool {
 		return m.Type == "tmpfs" && strings.HasPrefix(filepath.Clean(destination), filepath.Clean(m.Destination)+"/")
 	})
-}
-
-// makePoint makes a mount point in a layer of its own, below the image's.
-func makePoint(layer string, m *specs.Mount, file bool) error {
-	path := filepath.Join(layer, filepath.Join("/", m.Destination))
-	if !file {
-		return os.MkdirAll(path, 0o755) //nolint:gosec // public inside
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // public inside
-		return err
-	}
-	return writeNew(path, nil)
 }
 
 // create asks the keeper to clone the process that runs the program.

@@ -337,3 +337,19 @@ func cloneAt(dir int, path string, userNS *os.File, attributes uint64) (int, err
 	}
 	return fd, nil
 }
+
+// MakePoint makes a mount point in a layer of mount points: for a file, or for a folder.
+func MakePoint(layer, destination string, file bool) error {
+	path := filepath.Join(layer, filepath.Join("/", destination))
+	if !file {
+		return os.MkdirAll(path, 0o755) //nolint:gosec // public inside
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // public inside
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // a folder of ours
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
