@@ -246,21 +246,21 @@ func resources() []bundle {
 		return bundle{name: "resources " + name, args: hold(), change: func(c *specs.Spec) { change(c.Linux.Resources) }}
 	}
 	return []bundle{
-		with("memory", func(r *specs.LinuxResources) { r.Memory = &specs.LinuxMemory{Limit: number[int64](64 << 20)} }),
+		with("memory", func(r *specs.LinuxResources) { r.Memory = &specs.LinuxMemory{Limit: new(int64(64 << 20))} }),
 		with("memory and swap", func(r *specs.LinuxResources) {
-			r.Memory = &specs.LinuxMemory{Limit: number[int64](64 << 20), Swap: number[int64](96 << 20)}
+			r.Memory = &specs.LinuxMemory{Limit: new(int64(64 << 20)), Swap: new(int64(96 << 20))}
 		}),
-		with("memory unlimited", func(r *specs.LinuxResources) { r.Memory = &specs.LinuxMemory{Limit: number[int64](-1)} }),
-		with("processes", func(r *specs.LinuxResources) { r.Pids = &specs.LinuxPids{Limit: number[int64](50)} }),
-		with("processes unlimited", func(r *specs.LinuxResources) { r.Pids = &specs.LinuxPids{Limit: number[int64](-1)} }),
+		with("memory unlimited", func(r *specs.LinuxResources) { r.Memory = &specs.LinuxMemory{Limit: new(int64(-1))} }),
+		with("processes", func(r *specs.LinuxResources) { r.Pids = &specs.LinuxPids{Limit: new(int64(50))} }),
+		with("processes unlimited", func(r *specs.LinuxResources) { r.Pids = &specs.LinuxPids{Limit: new(int64(-1))} }),
 		with("quota", func(r *specs.LinuxResources) {
-			r.CPU = &specs.LinuxCPU{Quota: number[int64](150_000), Period: number[uint64](50_000)}
+			r.CPU = &specs.LinuxCPU{Quota: new(int64(150_000)), Period: new(uint64(50_000))}
 		}),
 		with("devices not restricted", func(r *specs.LinuxResources) {
 			r.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Access: "rwm"}}
 		}),
 		with("one more device", func(r *specs.LinuxResources) {
-			r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: number[int64](10), Minor: number[int64](229), Access: "rw"})
+			r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(10)), Minor: new(int64(229)), Access: "rw"})
 		}),
 	}
 }

@@ -118,16 +118,9 @@ func bySubset(less, more bool) class {
 	return different
 }
 
-// byNumbers compares lists of limits, place by place; devices are lists of rules.
+// byNumbers compares lists of limits, place by place.
 func byNumbers(tero, theirs string) class {
 	less, more := true, true
-	if strings.Contains(tero+theirs, ":") {
-		a, b := rights(tero), rights(theirs)
-		inside := func(x, y []string) bool {
-			return !slices.ContainsFunc(x, func(s string) bool { return !slices.Contains(y, s) })
-		}
-		return bySubset(inside(a, b), inside(b, a))
-	}
 	a, b := strings.Fields(tero), strings.Fields(theirs)
 	if len(a) != len(b) {
 		return different
@@ -137,29 +130,6 @@ func byNumbers(tero, theirs string) class {
 		less, more = less && x <= y, more && y <= x
 	}
 	return bySubset(less, more)
-}
-
-// rights gives the rights of a list of device rules one by one.
-func rights(list string) []string {
-	var all []string
-	for rule := range strings.SplitSeq(list, ", ") {
-		if rule == "a *:* rwm" {
-			all = append(all, "any")
-		}
-		device, access, _ := cutLast(rule)
-		for _, a := range access {
-			all = append(all, device+" "+string(a))
-		}
-	}
-	return all
-}
-
-func cutLast(s string) (before, after string, ok bool) {
-	i := strings.LastIndexByte(s, ' ')
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+1:], true
 }
 
 func quantity(s string) uint64 {

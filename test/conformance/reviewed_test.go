@@ -93,8 +93,8 @@ func stricterThanPeers() []review {
 			what: "no /dev/core", why: "a link to /proc/kcore, which is masked; nothing needs it",
 		},
 		{
-			class: stricter, keys: []string{"limit.devices.list"},
-			what: "no right to make device nodes, no console, no tun among the allowed devices",
+			class: stricter, keys: []string{"try.device *"},
+			what: "the cgroup lets no device node be made, and neither console nor tun be opened",
 			why:  "the peers add rules of their own to those of the configuration; TERO adds none",
 		},
 		{
