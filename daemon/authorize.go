@@ -59,6 +59,8 @@ func accesses(n names) map[string]access {
 		runtimev1.RuntimeService_Logs_FullMethodName:             onContainer("logs"),
 		runtimev1.RuntimeService_Stats_FullMethodName:            onContainer("stats"),
 		runtimev1.RuntimeService_Top_FullMethodName:              onContainer("top"),
+		runtimev1.RuntimeService_CopyFrom_FullMethodName:         onContainer("copyFrom"),
+		runtimev1.RuntimeService_CopyTo_FullMethodName:           onContainer("copyTo"),
 
 		runtimev1.ImageService_ImportImage_FullMethodName:     onNode("imageImport"),
 		runtimev1.ImageService_ListImages_FullMethodName:      onNode("imageRead"),
@@ -129,6 +131,8 @@ func containerKey(request any) string {
 	case *runtimev1.AttachRequest:
 		return r.GetStart().GetContainer()
 	case *runtimev1.ExecRequest:
+		return r.GetStart().GetContainer()
+	case *runtimev1.CopyToRequest:
 		return r.GetStart().GetContainer()
 	}
 	return ""

@@ -80,6 +80,7 @@ func TestGuardAsksByTheNameThatPoliciesKnow(t *testing.T) {
 	start := &runtimev1.AttachRequest{Request: &runtimev1.AttachRequest_Start{Start: &runtimev1.AttachStart{Container: "aa11"}}}
 	launch := &runtimev1.AttachRequest{Request: &runtimev1.AttachRequest_Run{Run: &runtimev1.RunRequest{}}}
 	exec := &runtimev1.ExecRequest{Request: &runtimev1.ExecRequest_Start{Start: &runtimev1.ExecStart{Container: "aa11"}}}
+	copyTo := &runtimev1.CopyToRequest{Request: &runtimev1.CopyToRequest_Start{Start: &runtimev1.CopyToStart{Container: "aa11"}}}
 	tests := map[string]struct {
 		method  string
 		request any
@@ -88,6 +89,7 @@ func TestGuardAsksByTheNameThatPoliciesKnow(t *testing.T) {
 		"stop by id":        {runtimev1.RuntimeService_StopContainer_FullMethodName, &runtimev1.StopContainerRequest{Container: "aa11"}, asked{"stop", "Container", "web"}},
 		"exec by id":        {runtimev1.RuntimeService_Exec_FullMethodName, exec, asked{"exec", "Container", "web"}},
 		"attach by id":      {runtimev1.RuntimeService_Attach_FullMethodName, start, asked{"attach", "Container", "web"}},
+		"copy to by id":     {runtimev1.RuntimeService_CopyTo_FullMethodName, copyTo, asked{"copyTo", "Container", "web"}},
 		"foreground launch": {runtimev1.RuntimeService_Attach_FullMethodName, launch, asked{"run", "Node", "n1"}},
 		"short image name":  {runtimev1.ImageService_RemoveImage_FullMethodName, &runtimev1.RemoveImageRequest{Reference: "web"}, asked{"imageRemove", "Image", "localhost/web:latest"}},
 		"enrolment":         {attestationv1.AttestationService_GetEnrolment_FullMethodName, &attestationv1.GetEnrolmentRequest{}, asked{"attest", "Node", "n1"}},

@@ -241,7 +241,7 @@ func (n *node) cniSocket() string { return filepath.Join(n.config.RunDir, "cni.s
 
 // register adds every service of the API to a server.
 func (n *node) register(s *grpc.Server) {
-	runtimev1.RegisterRuntimeServiceServer(s, runtimeserver.NewRuntime(n.supervisor, n.sandboxes))
+	runtimev1.RegisterRuntimeServiceServer(s, runtimeserver.NewRuntime(n.supervisor, n.sandboxes, n.config.InitPath))
 	runtimev1.RegisterImageServiceServer(s, runtimeserver.NewImages(n.images))
 	runtimev1.RegisterVolumeServiceServer(s, runtimeserver.NewVolumes(n.volumes))
 	networkv1.RegisterNetworkServiceServer(s, networkserver.New(n.network))

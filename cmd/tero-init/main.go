@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tero.internal/runtime/copier"
 	"tero.internal/runtime/keeper"
 )
 
@@ -17,6 +18,9 @@ import (
 const listenerFD = 3
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == copier.Command {
+		os.Exit(copier.Run(os.Args[2:]))
+	}
 	if len(os.Args) != 2 || os.Args[1] != "keeper" {
 		fmt.Fprintln(os.Stderr, "tero-init: this is started by terod (tero-init keeper)")
 		os.Exit(2)

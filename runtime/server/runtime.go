@@ -9,6 +9,7 @@ import (
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/common/rpc"
 	"tero.internal/common/workload"
+	"tero.internal/runtime/files"
 	"tero.internal/runtime/insight"
 	"tero.internal/runtime/state"
 	"tero.internal/runtime/supervise"
@@ -20,11 +21,12 @@ type Runtime struct {
 	supervisor *supervise.Supervisor
 	sandboxes  Sandboxes
 	inspector  *insight.Inspector
+	copier     *files.Copier
 }
 
-// NewRuntime gives the service.
-func NewRuntime(s *supervise.Supervisor, sandboxes Sandboxes) *Runtime {
-	return &Runtime{supervisor: s, sandboxes: sandboxes, inspector: insight.New(sandboxes)}
+// NewRuntime gives the service; initPath is the tero-init binary.
+func NewRuntime(s *supervise.Supervisor, sandboxes Sandboxes, initPath string) *Runtime {
+	return &Runtime{supervisor: s, sandboxes: sandboxes, inspector: insight.New(sandboxes), copier: files.New(sandboxes, initPath)}
 }
 
 // Run launches a container.

@@ -2781,7 +2781,7 @@ var File_runtime_v1_runtime_proto protoreflect.FileDescriptor
 
 const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\n" +
-	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16runtime/v1/stats.proto\"\xe0\n" +
+	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15runtime/v1/copy.proto\x1a\x16runtime/v1/stats.proto\"\xe0\n" +
 	"\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -3012,7 +3012,7 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_CREATING\x10\x01\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x02\x12\x10\n" +
-	"\fSTATE_EXITED\x10\x032\x8f\b\n" +
+	"\fSTATE_EXITED\x10\x032\xaf\t\n" +
 	"\x0eRuntimeService\x12@\n" +
 	"\x03Run\x12\x1b.tero.runtime.v1.RunRequest\x1a\x1c.tero.runtime.v1.RunResponse\x12M\n" +
 	"\x06Attach\x12\x1e.tero.runtime.v1.AttachRequest\x1a\x1f.tero.runtime.v1.AttachResponse(\x010\x01\x12G\n" +
@@ -3025,7 +3025,9 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\rWaitContainer\x12%.tero.runtime.v1.WaitContainerRequest\x1a&.tero.runtime.v1.WaitContainerResponse\x12E\n" +
 	"\x04Logs\x12\x1c.tero.runtime.v1.LogsRequest\x1a\x1d.tero.runtime.v1.LogsResponse0\x01\x12H\n" +
 	"\x05Stats\x12\x1d.tero.runtime.v1.StatsRequest\x1a\x1e.tero.runtime.v1.StatsResponse0\x01\x12@\n" +
-	"\x03Top\x12\x1b.tero.runtime.v1.TopRequest\x1a\x1c.tero.runtime.v1.TopResponseB(Z&tero.internal/api/runtime/v1;runtimev1b\x06proto3"
+	"\x03Top\x12\x1b.tero.runtime.v1.TopRequest\x1a\x1c.tero.runtime.v1.TopResponse\x12Q\n" +
+	"\bCopyFrom\x12 .tero.runtime.v1.CopyFromRequest\x1a!.tero.runtime.v1.CopyFromResponse0\x01\x12K\n" +
+	"\x06CopyTo\x12\x1e.tero.runtime.v1.CopyToRequest\x1a\x1f.tero.runtime.v1.CopyToResponse(\x01B(Z&tero.internal/api/runtime/v1;runtimev1b\x06proto3"
 
 var (
 	file_runtime_v1_runtime_proto_rawDescOnce sync.Once
@@ -3083,8 +3085,12 @@ var file_runtime_v1_runtime_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
 	(*StatsRequest)(nil),             // 39: tero.runtime.v1.StatsRequest
 	(*TopRequest)(nil),               // 40: tero.runtime.v1.TopRequest
-	(*StatsResponse)(nil),            // 41: tero.runtime.v1.StatsResponse
-	(*TopResponse)(nil),              // 42: tero.runtime.v1.TopResponse
+	(*CopyFromRequest)(nil),          // 41: tero.runtime.v1.CopyFromRequest
+	(*CopyToRequest)(nil),            // 42: tero.runtime.v1.CopyToRequest
+	(*StatsResponse)(nil),            // 43: tero.runtime.v1.StatsResponse
+	(*TopResponse)(nil),              // 44: tero.runtime.v1.TopResponse
+	(*CopyFromResponse)(nil),         // 45: tero.runtime.v1.CopyFromResponse
+	(*CopyToResponse)(nil),           // 46: tero.runtime.v1.CopyToResponse
 }
 var file_runtime_v1_runtime_proto_depIdxs = []int32{
 	36, // 0: tero.runtime.v1.ContainerSpec.labels:type_name -> tero.runtime.v1.ContainerSpec.LabelsEntry
@@ -3137,20 +3143,24 @@ var file_runtime_v1_runtime_proto_depIdxs = []int32{
 	34, // 47: tero.runtime.v1.RuntimeService.Logs:input_type -> tero.runtime.v1.LogsRequest
 	39, // 48: tero.runtime.v1.RuntimeService.Stats:input_type -> tero.runtime.v1.StatsRequest
 	40, // 49: tero.runtime.v1.RuntimeService.Top:input_type -> tero.runtime.v1.TopRequest
-	13, // 50: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
-	18, // 51: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
-	21, // 52: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
-	23, // 53: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
-	25, // 54: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
-	27, // 55: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
-	29, // 56: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
-	31, // 57: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
-	33, // 58: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
-	35, // 59: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
-	41, // 60: tero.runtime.v1.RuntimeService.Stats:output_type -> tero.runtime.v1.StatsResponse
-	42, // 61: tero.runtime.v1.RuntimeService.Top:output_type -> tero.runtime.v1.TopResponse
-	50, // [50:62] is the sub-list for method output_type
-	38, // [38:50] is the sub-list for method input_type
+	41, // 50: tero.runtime.v1.RuntimeService.CopyFrom:input_type -> tero.runtime.v1.CopyFromRequest
+	42, // 51: tero.runtime.v1.RuntimeService.CopyTo:input_type -> tero.runtime.v1.CopyToRequest
+	13, // 52: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
+	18, // 53: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
+	21, // 54: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
+	23, // 55: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
+	25, // 56: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
+	27, // 57: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
+	29, // 58: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
+	31, // 59: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
+	33, // 60: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
+	35, // 61: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
+	43, // 62: tero.runtime.v1.RuntimeService.Stats:output_type -> tero.runtime.v1.StatsResponse
+	44, // 63: tero.runtime.v1.RuntimeService.Top:output_type -> tero.runtime.v1.TopResponse
+	45, // 64: tero.runtime.v1.RuntimeService.CopyFrom:output_type -> tero.runtime.v1.CopyFromResponse
+	46, // 65: tero.runtime.v1.RuntimeService.CopyTo:output_type -> tero.runtime.v1.CopyToResponse
+	52, // [52:66] is the sub-list for method output_type
+	38, // [38:52] is the sub-list for method input_type
 	38, // [38:38] is the sub-list for extension type_name
 	38, // [38:38] is the sub-list for extension extendee
 	0,  // [0:38] is the sub-list for field type_name
@@ -3161,6 +3171,7 @@ func file_runtime_v1_runtime_proto_init() {
 	if File_runtime_v1_runtime_proto != nil {
 		return
 	}
+	file_runtime_v1_copy_proto_init()
 	file_runtime_v1_stats_proto_init()
 	file_runtime_v1_runtime_proto_msgTypes[13].OneofWrappers = []any{
 		(*AttachRequest_Run)(nil),

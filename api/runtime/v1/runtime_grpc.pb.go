@@ -33,6 +33,8 @@ const (
 	RuntimeService_Logs_FullMethodName             = "/tero.runtime.v1.RuntimeService/Logs"
 	RuntimeService_Stats_FullMethodName            = "/tero.runtime.v1.RuntimeService/Stats"
 	RuntimeService_Top_FullMethodName              = "/tero.runtime.v1.RuntimeService/Top"
+	RuntimeService_CopyFrom_FullMethodName         = "/tero.runtime.v1.RuntimeService/CopyFrom"
+	RuntimeService_CopyTo_FullMethodName           = "/tero.runtime.v1.RuntimeService/CopyTo"
 )
 
 // RuntimeServiceClient is the client API for RuntimeService service.
@@ -68,6 +70,10 @@ type RuntimeServiceClient interface {
 	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StatsResponse], error)
 	// Top lists the processes in a running container.
 	Top(ctx context.Context, in *TopRequest, opts ...grpc.CallOption) (*TopResponse, error)
+	// CopyFrom streams files of a container as a tar.
+	CopyFrom(ctx context.Context, in *CopyFromRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyFromResponse], error)
+	// CopyTo writes the files of a tar into a running container.
+	CopyTo(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[CopyToRequest, CopyToResponse], error)
 }
 
 type runtimeServiceClient struct {
@@ -222,6 +228,38 @@ func (c *runtimeServiceClient) Top(ctx context.Context, in *TopRequest, opts ...
 	return out, nil
 }
 
+func (c *runtimeServiceClient) CopyFrom(ctx context.Context, in *CopyFromRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyFromResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RuntimeService_ServiceDesc.Streams[4], RuntimeService_CopyFrom_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CopyFromRequest, CopyFromResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RuntimeService_CopyFromClient = grpc.ServerStreamingClient[CopyFromResponse]
+
+func (c *runtimeServiceClient) CopyTo(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[CopyToRequest, CopyToResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RuntimeService_ServiceDesc.Streams[5], RuntimeService_CopyTo_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CopyToRequest, CopyToResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RuntimeService_CopyToClient = grpc.ClientStreamingClient[CopyToRequest, CopyToResponse]
+
 // RuntimeServiceServer is the server API for RuntimeService service.
 // All implementations must embed UnimplementedRuntimeServiceServer
 // for forward compatibility.
@@ -255,6 +293,10 @@ type RuntimeServiceServer interface {
 	Stats(*StatsRequest, grpc.ServerStreamingServer[StatsResponse]) error
 	// Top lists the processes in a running container.
 	Top(context.Context, *TopRequest) (*TopResponse, error)
+	// CopyFrom streams files of a container as a tar.
+	CopyFrom(*CopyFromRequest, grpc.ServerStreamingServer[CopyFromResponse]) error
+	// CopyTo writes the files of a tar into a running container.
+	CopyTo(grpc.ClientStreamingServer[CopyToRequest, CopyToResponse]) error
 	mustEmbedUnimplementedRuntimeServiceServer()
 }
 
@@ -300,6 +342,12 @@ func (UnimplementedRuntimeServiceServer) Stats(*StatsRequest, grpc.ServerStreami
 }
 func (UnimplementedRuntimeServiceServer) Top(context.Context, *TopRequest) (*TopResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Top not implemented")
+}
+func (UnimplementedRuntimeServiceServer) CopyFrom(*CopyFromRequest, grpc.ServerStreamingServer[CopyFromResponse]) error {
+	return status.Error(codes.Unimplemented, "method CopyFrom not implemented")
+}
+func (UnimplementedRuntimeServiceServer) CopyTo(grpc.ClientStreamingServer[CopyToRequest, CopyToResponse]) error {
+	return status.Error(codes.Unimplemented, "method CopyTo not implemented")
 }
 func (UnimplementedRuntimeServiceServer) mustEmbedUnimplementedRuntimeServiceServer() {}
 func (UnimplementedRuntimeServiceServer) testEmbeddedByValue()                        {}
@@ -502,6 +550,24 @@ func _RuntimeService_Top_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RuntimeService_CopyFrom_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CopyFromRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RuntimeServiceServer).CopyFrom(m, &grpc.GenericServerStream[CopyFromRequest, CopyFromResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RuntimeService_CopyFromServer = grpc.ServerStreamingServer[CopyFromResponse]
+
+func _RuntimeService_CopyTo_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(RuntimeServiceServer).CopyTo(&grpc.GenericServerStream[CopyToRequest, CopyToResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RuntimeService_CopyToServer = grpc.ClientStreamingServer[CopyToRequest, CopyToResponse]
+
 // RuntimeService_ServiceDesc is the grpc.ServiceDesc for RuntimeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -564,6 +630,16 @@ var RuntimeService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Stats",
 			Handler:       _RuntimeService_Stats_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "CopyFrom",
+			Handler:       _RuntimeService_CopyFrom_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "CopyTo",
+			Handler:       _RuntimeService_CopyTo_Handler,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "runtime/v1/runtime.proto",

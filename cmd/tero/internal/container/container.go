@@ -11,6 +11,6 @@ import (
 func Commands(s *session.Session) []*cobra.Command {
 	return []*cobra.Command{
 		runCommand(s), psCommand(s), logsCommand(s), execCommand(s), attachCommand(s),
-		stopCommand(s), killCommand(s), rmCommand(s), waitCommand(s), inspectCommand(s), statsCommand(s), topCommand(s),
+		stopCommand(s), killCommand(s), rmCommand(s), waitCommand(s), inspectCommand(s), statsCommand(s), topCommand(s), cpCommand(s),
 	}
 }

@@ -7,8 +7,16 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 )
+
+func check(err error) {
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+}
 
 func main() {
 	args := os.Args[1:]
@@ -29,6 +37,26 @@ func main() {
 		}
 		if w.Flush() != nil {
 			os.Exit(1)
+		}
+	case "fill": // makes what is copied, then works against whoever copies
+		check(os.MkdirAll("/tmp/tree/sub/deep", 0o750))
+		check(os.WriteFile("/tmp/tree/file", []byte("of the container\n"), 0o640))
+		check(os.WriteFile("/tmp/tree/setuid", []byte("x"), 0o755))
+		check(os.Chmod("/tmp/tree/setuid", 0o4755|os.ModeSetuid))
+		check(os.Link("/tmp/tree/file", "/tmp/tree/sub/again"))
+		check(os.Symlink("/etc/shadow", "/tmp/tree/sub/link"))
+		check(syscall.Mkfifo("/tmp/tree/pipe", 0o600))
+		// The path args[1] of the node, as the container may have it itself.
+		check(os.MkdirAll("/tmp/real"+args[1], 0o777))
+		check(os.WriteFile("/tmp/real"+args[1]+"/secret", []byte("inside"), 0o666))
+		check(os.Mkdir("/tmp/race", 0o777))
+		check(os.Symlink("/", "/tmp/root"))
+		fmt.Println("filled")
+		for { // a folder one moment, a link to the root the next (CVE-2018-15664)
+			check(os.Rename("/tmp/real", "/tmp/race/swap"))
+			check(os.Rename("/tmp/race/swap", "/tmp/real"))
+			check(os.Rename("/tmp/root", "/tmp/race/swap"))
+			check(os.Rename("/tmp/race/swap", "/tmp/root"))
 		}
 	case "hold":
 		fmt.Println("holding")
