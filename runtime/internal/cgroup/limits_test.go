@@ -35,7 +35,7 @@ func TestLimitsHold(t *testing.T) {
 		CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}, Memory: &specs.LinuxMemory{Limit: &limit, Swap: &swap},
 		Pids: &specs.LinuxPids{Limit: &pids},
 	}
-	g := tree.Plan("one")
+	g := tree.Plan("one", nil)
 	if err := tree.Create(ctx, g, limits); err != nil {
 		t.Fatal(err)
 	}
