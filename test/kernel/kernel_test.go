@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -52,13 +53,63 @@ func programs() []string {
 }
 
 func TestDebianKernel(t *testing.T) {
+	var tests []test
+	for _, s := range suites() {
+		args := []string{"-test.v", "-test.timeout=10m", "-test.run=" + s.run}
+		if s.skip != "" {
+			args = append(args, "-test.skip="+s.skip)
+		}
+		tests = append(tests, test{
+			Name: s.dir, Dir: "/tero/" + s.dir, Binary: "/tero/bin/vm/tests/" + filepath.Base(s.dir) + ".test", Args: args,
+		})
+	}
+	m := newMachine(t, tests)
+	began := time.Now()
+	reports, err := m.run(t)
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("%s took %v", filepath.Base(m.kernel), time.Since(began).Round(time.Second))
+	for _, s := range suites() {
+		t.Run(s.dir, func(t *testing.T) {
+			passed, err := reports[s.dir].judge()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d tests passed in %v", passed, reports[s.dir].took)
+		})
+	}
+}
+
+// TestPanicIsTold crashes the kernel during a test.
+func TestPanicIsTold(t *testing.T) {
+	m := newMachine(t, []test{
+		{Name: "true", Dir: "/", Binary: "/bin/true"},
+		{Name: "crash", Dir: "/", Binary: "/bin/sh", Args: []string{"-c", "echo c >/proc/sysrq-trigger"}},
+	})
+	reports, err := m.run(t)
+	if _, ran := reports["true"]; !ran || err == nil {
+		t.Fatalf("%+v, %v", reports, err)
+	}
+	for _, want := range []string{"during the tests of crash", "Kernel panic - not syncing: sysrq triggered crash"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in: %v", want, err)
+		}
+	}
+}
+
+// newMachine gives a machine with Debian's kernel.
+func newMachine(t *testing.T, tests []test) *machine {
+	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
 	vm := filepath.Join(root, "bin", "vm")
 	dependOn(t, root)
-	build(t, root, vm)
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
 	image, err := filepath.Glob(filepath.Join(vm, "kernel/boot/vmlinuz-*"))
 	if err != nil || len(image) != 1 {
 		t.Fatalf("%d kernels in %s: %v", len(image), vm, err)
@@ -68,34 +119,12 @@ func TestDebianKernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{
+	return &machine{
 		kernel: image[0], mods: mods, init: filepath.Join(vm, "programs/guest"), dir: t.TempDir(),
 		shares: map[string]string{"usr": "/usr", "tero": root},
-		plan:   plan{Shares: map[string]string{"usr": "/usr", "tero": "/tero"}, Programs: "/tero/bin/vm/programs"},
-	}
-	for _, s := range suites() {
-		args := []string{"-test.v", "-test.timeout=10m", "-test.run=" + s.run}
-		if s.skip != "" {
-			args = append(args, "-test.skip="+s.skip)
-		}
-		m.plan.Tests = append(m.plan.Tests, test{
-			Name: s.dir, Dir: "/tero/" + s.dir, Binary: "/tero/bin/vm/tests/" + filepath.Base(s.dir) + ".test", Args: args,
-		})
-	}
-	began := time.Now()
-	reports, err := m.run(t)
-	if err != nil {
-		t.Errorf("%v\nThe console's last words:\n%s", err, m.tail())
-	}
-	t.Logf("Linux %s took %v", version, time.Since(began).Round(time.Second))
-	for _, s := range suites() {
-		t.Run(s.dir, func(t *testing.T) {
-			passed, err := reports[s.dir].judge()
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("%d tests passed in %v", passed, reports[s.dir].took)
-		})
+		plan: plan{
+			Shares: map[string]string{"usr": "/usr", "tero": "/tero"}, Programs: "/tero/bin/vm/programs", Tests: tests,
+		},
 	}
 }
 
@@ -119,22 +148,22 @@ func dependOn(t *testing.T, root string) {
 }
 
 // build fetches the kernel and builds what runs on it, from the tree under test.
-func build(t *testing.T, root, vm string) {
-	t.Helper()
-	tests := []string{"go", "test", "-c", "-o", vm + "/tests/"}
+var build = sync.OnceValue(func() error {
+	tests := []string{"go", "test", "-c", "-o", "bin/vm/tests/"}
 	for _, s := range suites() {
 		tests = append(tests, "./"+s.dir)
 	}
 	for _, args := range [][]string{
 		{"make", "-s", "kernel", "build", "examples"},
-		append([]string{"go", "build", "-trimpath", "-o", vm + "/programs/", "./test/kernel/guest"}, programs()...),
+		append([]string{"go", "build", "-trimpath", "-o", "bin/vm/programs/", "./test/kernel/guest"}, programs()...),
 		tests,
 	} {
-		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
-		cmd.Dir = root
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = "../.."
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatal(fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out))
+			return fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-}
+	return nil
+})

@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -68,8 +69,7 @@ func (m *machine) initramfs(path string) error {
 	return os.WriteFile(path, a.Bytes(), 0o600)
 }
 
-// run boots the machine and gives the reports of its tests, by name. The console
-// is in a file of the machine's folder.
+// run boots the machine and gives the reports of its tests, by name.
 func (m *machine) run(t *testing.T) (map[string]report, error) {
 	t.Helper()
 	initramfs, disk := filepath.Join(m.dir, "initramfs"), filepath.Join(m.dir, "disk")
@@ -110,7 +110,10 @@ func (m *machine) run(t *testing.T) (map[string]report, error) {
 	}
 	reports, err := read(out)
 	if e := cmd.Wait(); e != nil {
-		return reports, fmt.Errorf("%w: %s", e, complaints.String())
+		err = errors.Join(err, fmt.Errorf("qemu: %w: %s", e, complaints.String()))
+	}
+	if err != nil {
+		err = fmt.Errorf("%w\nThe console's last words:\n%s", err, m.tail())
 	}
 	return reports, err
 }
