@@ -72,6 +72,14 @@ func memory(tb testing.TB) string {
 	return dir
 }
 
+// needComposed skips where the kernel cannot mount composed images (before 6.15).
+func needComposed(tb testing.TB) {
+	tb.Helper()
+	if err := scaffold(tb).Probe(tb.Context(), tb.TempDir()); err != nil {
+		tb.Skip(err)
+	}
+}
+
 func scaffold(tb testing.TB) *Scaffold {
 	tb.Helper()
 	s, err := OpenScaffold(memory(tb))
@@ -190,6 +198,7 @@ func equal(tb testing.TB, s *Scaffold, ns *os.File, layers []string) map[string]
 }
 
 func TestComposedLikeOverlay(t *testing.T) {
+	needComposed(t)
 	s := scaffold(t)
 	got := equal(t, s, userNS(t), zoo(t))
 	for _, name := range []string{"/gone", "/other/hidden", "/again/old", "/opaque/old", "/merged/a", "/sandwich/low", "/never/was", "/etc/hosts/folder"} {
@@ -211,6 +220,7 @@ func TestComposedLikeOverlay(t *testing.T) {
 
 // TestComposedAtRandom makes layers of few names, so that they meet.
 func TestComposedAtRandom(t *testing.T) {
+	needComposed(t)
 	s, ns := scaffold(t), userNS(t)
 	for seed := range uint64(40) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
@@ -225,6 +235,7 @@ func TestComposedAtRandom(t *testing.T) {
 }
 
 func FuzzComposedLikeOverlay(f *testing.F) {
+	needComposed(f)
 	f.Add([]byte("0123456789abcdefghijklmnopqrstuvwxyz"))
 	s, ns := scaffold(f), userNS(f)
 	f.Fuzz(func(t *testing.T, steps []byte) {

@@ -14,6 +14,7 @@ import (
 
 // TestErofsRoots mounts the three kinds of roots that there are with a composed image.
 func TestErofsRoots(t *testing.T) {
+	needComposed(t)
 	s, ns := scaffold(t), userNS(t)
 	image := compose(t, s, []string{layer(t, map[string]string{"a": "image's", "etc/hosts": "image's", "data/b": "image's"})})
 	points := layer(t, map[string]string{"point/x": "", "a": "hidden"})
@@ -80,6 +81,7 @@ func TestErofsRoots(t *testing.T) {
 // TestForget: a container's root outlives the image's file and our mount of it,
 // and the file's space comes back when both are gone.
 func TestForget(t *testing.T) {
+	needComposed(t)
 	s := scaffold(t)
 	image := compose(t, s, []string{layer(t, map[string]string{"a": "x"})})
 	open := func() (n int) {
@@ -110,6 +112,7 @@ func TestForget(t *testing.T) {
 
 // TestImagesAtOnce hammers the lock: mounts, clones and forgets of one image.
 func TestImagesAtOnce(t *testing.T) {
+	needComposed(t)
 	s := scaffold(t)
 	image := compose(t, s, []string{layer(t, map[string]string{"a": "x"})})
 	var group sync.WaitGroup
@@ -139,6 +142,7 @@ func TestImagesAtOnce(t *testing.T) {
 }
 
 func TestHas(t *testing.T) {
+	needComposed(t)
 	s := scaffold(t)
 	l := layer(t, map[string]string{"data/file": "x"})
 	for target, name := range map[string]string{"data": "link", "/etc": "absolute", "../../../../data": "up", "/nowhere": "dangling"} {
@@ -164,6 +168,7 @@ func TestHas(t *testing.T) {
 
 // TestProbe: a disk can hold composed images, a tmpfs cannot, and neither is left changed.
 func TestProbe(t *testing.T) {
+	needComposed(t)
 	s := scaffold(t)
 	for dir, want := range map[string]bool{t.TempDir(): true, memory(t): false} {
 		if err := s.Probe(t.Context(), dir); (err == nil) != want {
@@ -198,6 +203,7 @@ func TestDamagedImage(t *testing.T) {
 // BenchmarkMount makes the root of a read-only container: an overlay of an
 // image's layers, or a clone of its composed image.
 func BenchmarkMount(b *testing.B) {
+	needComposed(b)
 	ns := userNS(b)
 	s, err := OpenScaffold(b.TempDir())
 	if err != nil {
