@@ -147,10 +147,6 @@ func main() {
 		reach(0, args...)
 	case "attack":
 		attack(args[0])
-	case "touch":
-		if err := os.WriteFile(args[0], nil, 0o600); err != nil {
-			fmt.Println(err)
-		}
 	case "guard":
 		guard()
 	case "size":
