@@ -35,6 +35,7 @@ type Config struct {
 	TPM string `yaml:"tpm" help:"TPM for the launch log: a character device (/dev/tpmrm0) or the unix socket of a software TPM; a software key (L0) when empty"`
 
 	CgroupParent string `yaml:"cgroupParent" help:"cgroup, below the one terod was started in, that holds the containers' cgroups"`
+	Pool         int    `yaml:"pool" help:"how many sandboxes are prepared ahead of launches; 0 for none"`
 	InitPath     string `yaml:"initPath" help:"path of tero-init; the one beside terod when empty"`
 
 	Network NetworkConfig `yaml:"network" help:"the container network"`
@@ -50,6 +51,14 @@ type NetworkConfig struct {
 	InterfacePrefix string       `yaml:"interfacePrefix" help:"how the names of the host's ends of container links begin (1 to 4 letters)"`
 }
 
+// defaultPool is enough for bursts that people and schedulers make, and costs
+// about as much memory as one small process of other runtimes.
+const defaultPool = 8
+
+// maxPool is what a node can sensibly keep: each prepared sandbox has a range of
+// ids, cgroups and namespaces.
+const maxPool = 1024
+
 // DefaultConfig gives the defaults.
 func DefaultConfig() Config {
 	return Config{
@@ -58,6 +67,7 @@ func DefaultConfig() Config {
 		StateDir:     "/var/lib/tero",
 		RunDir:       "/run/tero",
 		CgroupParent: "tero",
+		Pool:         defaultPool,
 		Network: NetworkConfig{
 			Pool:            netip.MustParsePrefix("10.210.0.0/16"),
 			Table:           "quantum",
@@ -115,6 +125,9 @@ func (c *Config) Validate() error {
 	}
 	if !cgroupName.MatchString(c.CgroupParent) {
 		return config.Wrong("cgroupParent", "%q is not a plain folder name", c.CgroupParent)
+	}
+	if c.Pool < 0 || c.Pool > maxPool {
+		return config.Wrong("pool", "%d is not 0 to %d", c.Pool, maxPool)
 	}
 	if p := c.Network.Pool; !p.Addr().Is4() || p.Bits() > 29 || p != p.Masked() {
 		return config.Wrong("network.pool", "%s is not an IPv4 network of /29 or larger, written by its first address", p)

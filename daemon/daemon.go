@@ -213,7 +213,7 @@ func (n *node) openMachine(ctx context.Context, open *undo.Stack) (err error) {
 	n.volumes.Restore(n.state.List())
 	if n.sandboxes, err = sandbox.OpenNative(ctx, sandbox.Config{
 		StateDir: filepath.Join(c.StateDir, "sandboxes"), RunDir: filepath.Join(c.RunDir, "sandboxes"),
-		InitPath: c.InitPath, CgroupParent: c.CgroupParent, Volumes: n.volumes, Log: n.log,
+		InitPath: c.InitPath, CgroupParent: c.CgroupParent, Pool: c.Pool, Volumes: n.volumes, Log: n.log,
 		Protected: []string{c.StateDir, c.RunDir, c.Socket, c.TrustDir, c.PolicyDir, DefaultFile},
 	}); err != nil {
 		return err

@@ -124,10 +124,6 @@ func (f failing) Start(ctx context.Context, id workload.ID, e *workload.Endpoint
 	return f.Sandboxes.Start(ctx, id, e)
 }
 
-func (f failing) Resize(ctx context.Context, id workload.ID, rows, columns uint16) error {
-	return f.Sandboxes.Resize(ctx, id, rows, columns)
-}
-
 func (f failing) Destroy(ctx context.Context, id workload.ID) error {
 	return f.Sandboxes.Destroy(ctx, id)
 }
@@ -215,6 +211,7 @@ func openNode(t *testing.T) *node {
 	c := DefaultConfig()
 	c.NodeName, c.StateDir, c.RunDir = "launchtest", filepath.Join(base, "state"), filepath.Join(base, "run")
 	c.CgroupParent, c.Network.Table, c.InitPath = "tero-launchtest", "quantum_launchtest", filepath.Join(base, "tero-init")
+	c.Pool = 0 // what is prepared ahead of time is no part of any launch
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"tero.internal/runtime/internal/crilog"
 	"tero.internal/runtime/internal/protocol"
+	"tero.internal/runtime/internal/spawn"
 )
 
 // The files of a container's folder that the keeper writes; LogFile is the log's first.
@@ -21,45 +22,49 @@ const (
 	ExitFile = "exit.json"
 )
 
-// container is a container from Create to Forget.
+// container is a container from OpPrepare to OpForget.
 type container struct {
-	id     string
-	proc   *spawned
+	proc   *spawn.Process
 	netns  *os.File
 	folder *os.File
 	oom    *os.File // nil when kills for lack of memory cannot be counted
 	log    *output
-	// stdin is the write end of standard input, or nil; terminal the master of
-	// the pseudo-terminal, or nil; sources what the pumps read.
-	terminal *os.File
-	sources  []*os.File
 	// ended is closed when exit is valid and recorded.
 	ended chan struct{}
+	// beginning is held while the process becomes a container, and by who
+	// writes of its end.
+	beginning sync.Mutex
 
-	mu       sync.Mutex // guards what follows
+	mu sync.Mutex // guards what follows
+	id string
+	// stdin is the write end of standard input, or nil; terminal the master of
+	// the pseudo-terminal, or nil; sources what the pumps read.
 	stdin    *os.File
+	terminal *os.File
+	sources  []*os.File
 	phase    protocol.Phase
-	starting bool
 	exit     protocol.Exit
 }
 
 func (c *container) status() protocol.Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := protocol.Status{ID: c.id, Phase: c.phase, PID: int32(c.proc.pid), Exit: c.exit} //nolint:gosec // a pid
+	s := protocol.Status{ID: c.id, Phase: c.phase, PID: int32(c.proc.PID), Exit: c.exit} //nolint:gosec // a pid
 	if s.Phase == protocol.Exited {
 		s.PID = 0
 	}
 	return s
 }
 
-// create clones a container's process and waits until it is set up.
-func (k *Keeper) create(req *protocol.Request, files []int) (_ *container, err error) {
-	if req.Program == protocol.None || req.Folder == protocol.None {
-		return nil, fmt.Errorf("%w: a file is missing", protocol.ErrMalformed)
+// prepare clones a process and waits until it is prepared. It gives the file of
+// its user namespace.
+func (k *Keeper) prepare(req *protocol.Request, files []int) (_ *container, userNS int, err error) {
+	prog, err := readProgram(req, files)
+	if err != nil {
+		return nil, -1, err
 	}
 	c := &container{
-		id: req.ID, phase: protocol.Created, ended: make(chan struct{}),
+		id: req.ID, phase: protocol.Prepared, ended: make(chan struct{}),
 		log: &output{abandon: make(chan struct{}), ending: make(chan struct{})},
 	}
 	defer func() {
@@ -67,58 +72,45 @@ func (k *Keeper) create(req *protocol.Request, files []int) (_ *container, err e
 			c.closeFiles()
 		}
 	}()
-	if err := c.open(req, files); err != nil {
-		return nil, err
-	}
-	theirs, err := c.stdio(req)
-	defer protocol.CloseAll(theirs)
-	if err != nil {
-		return nil, err
-	}
-	s := &spawn{req: req, files: files, stdio: [3]int{-1, -1, -1}, init: -1}
-	copy(s.stdio[:], theirs)
-	if c.proc, err = k.start(s); err != nil {
-		return nil, err
-	}
-	terminal, err := c.ready()
-	if err == nil && (terminal >= 0) != (req.Flags&protocol.FlagTerminal != 0) {
-		err = errors.New("a terminal that is missing or not asked for")
-	}
-	if err == nil {
-		c.netns, err = os.Open("/proc/" + strconv.Itoa(c.proc.pid) + "/ns/net")
-	}
-	if err != nil {
-		if terminal >= 0 {
-			_ = unix.Close(terminal)
+	if req.OOM != protocol.None {
+		oom, err := dup(files[req.OOM])
+		if err != nil {
+			return nil, -1, err
 		}
-		c.proc.kill()
-		return nil, err
+		c.oom = os.NewFile(uintptr(oom), "oom")
 	}
-	if terminal >= 0 {
-		c.terminal = pollable(terminal, "terminal")
-		c.sources = []*os.File{c.terminal}
+	s := &spawn.Spec{
+		Flags: req.CloneFlags, HostID: req.HostID, Size: req.Size, Cgroup: -1, Init: -1,
+		Program: prog, Files: files[:req.Program],
 	}
-	for i, source := range c.sources {
-		c.log.pumps.Go(func() { c.log.pump(source, []crilog.Stream{crilog.Stdout, crilog.Stderr}[i], &k.pieces) })
+	if req.Cgroup != protocol.None {
+		s.Cgroup = files[req.Cgroup]
+	}
+	if c.proc, err = k.spawner.Start(s); err != nil {
+		return nil, -1, err
+	}
+	namespaces := "/proc/" + strconv.Itoa(c.proc.PID) + "/ns/"
+	if c.netns, err = os.Open(namespaces + "net"); err == nil { //nolint:gosec // of a child
+		userNS, err = unix.Open(namespaces+"user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		c.proc.Kill()
+		return nil, -1, err
 	}
 	k.wg.Go(func() { k.watch(c) })
-	return c, nil
+	return c, userNS, nil
 }
 
 // open opens what the container needs in its folder.
 func (c *container) open(req *protocol.Request, files []int) error {
+	if req.Folder == protocol.None {
+		return fmt.Errorf("%w: the folder is missing", protocol.ErrMalformed)
+	}
 	folder, err := dup(files[req.Folder])
 	if err != nil {
 		return err
 	}
 	c.folder = os.NewFile(uintptr(folder), "folder")
-	if req.OOM != protocol.None {
-		oom, err := dup(files[req.OOM])
-		if err != nil {
-			return err
-		}
-		c.oom = os.NewFile(uintptr(oom), "oom")
-	}
 	c.log.log, err = openLog(c.folder, req.LogSize, int(req.LogFiles))
 	return err
 }
@@ -128,13 +120,15 @@ func (c *container) stdio(req *protocol.Request) (theirs []int, err error) {
 	if req.Flags&protocol.FlagTerminal != 0 {
 		return nil, nil
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if req.Flags&protocol.FlagInput != 0 {
 		p, err := pipe()
 		if err != nil {
 			return nil, err
 		}
 		theirs = append(theirs, p[0])
-		c.stdin = pollable(p[1], "stdin")
+		c.stdin = spawn.Pollable(p[1], "stdin")
 	} else {
 		null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -148,7 +142,7 @@ func (c *container) stdio(req *protocol.Request) (theirs []int, err error) {
 			return theirs, err
 		}
 		theirs = append(theirs, p[1])
-		c.sources = append(c.sources, pollable(p[0], name))
+		c.sources = append(c.sources, spawn.Pollable(p[0], name))
 	}
 	for i, fd := range theirs {
 		if i == 0 && c.stdin == nil {
@@ -161,56 +155,71 @@ func (c *container) stdio(req *protocol.Request) (theirs []int, err error) {
 	return theirs, nil
 }
 
-// ready opens the first gate and waits until the child is at the second.
-func (c *container) ready() (terminal int, err error) { return c.proc.ready() }
-
-func (p *spawned) ready() (terminal int, err error) {
-	if err := p.open(); err != nil {
-		return -1, errDied
+// begin makes the container req.ID of a prepared process, and waits for the exec.
+func (k *Keeper) begin(c *container, req *protocol.Request, files []int) error {
+	prog, err := readProgram(req, files)
+	if err != nil {
+		return err
 	}
-	ready, terminal, err := p.report()
-	if err == nil && !ready {
-		err = errDied
-	}
-	return terminal, err
-}
-
-// begin opens the second gate and waits for the exec.
-func (c *container) begin() error {
-	c.mu.Lock()
-	if c.phase != protocol.Created || c.starting {
-		c.mu.Unlock()
+	c.beginning.Lock()
+	defer c.beginning.Unlock()
+	if c.status().Phase != protocol.Prepared || c.proc.Settled() {
 		return errPhase
 	}
-	c.starting = true
-	c.mu.Unlock()
-	if err := c.proc.open(); err != nil {
-		return errDied
+	defer c.proc.Settle()
+	if err := c.open(req, files); err != nil {
+		return err
 	}
-	_, _, err := c.proc.report()
+	theirs, err := c.stdio(req)
+	defer protocol.CloseAll(theirs)
+	if err != nil {
+		return err
+	}
+	for i, source := range c.sources {
+		k.pump(c, source, []crilog.Stream{crilog.Stdout, crilog.Stderr}[i])
+	}
+	if err := c.proc.Raise(req.Rlimits); err != nil {
+		return err
+	}
+	terminal, err := c.proc.Finish(prog, files[:req.Program], theirs, -1)
+	if err == nil && (terminal >= 0) != (req.Flags&protocol.FlagTerminal != 0) {
+		err = errors.New("a terminal that is missing or not asked for")
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil && c.phase == protocol.Created {
+	if terminal >= 0 {
+		c.terminal = spawn.Pollable(terminal, "terminal")
+		c.sources = append(c.sources, c.terminal)
+		k.pump(c, c.terminal, crilog.Stdout)
+	}
+	if err == nil {
 		c.phase = protocol.Running
 	}
 	return err
 }
 
+func (k *Keeper) pump(c *container, source *os.File, stream crilog.Stream) {
+	c.log.pumps.Go(func() { c.log.pump(source, stream, &k.pieces) })
+}
+
 // watch waits for the container's end, empties its output and records the exit.
 func (k *Keeper) watch(c *container) {
-	exit, err := wait(c.proc.pidfd)
+	exit, err := spawn.Wait(c.proc.Pidfd)
+	c.beginning.Lock() // what was being made of it is made, or has failed
+	defer c.beginning.Unlock()
+	id := c.status().ID
 	if err != nil {
-		k.log.Print("wait for ", c.id, ": ", err)
+		k.log.Print("wait for ", id, ": ", err)
 		exit = protocol.Exit{Code: 255, At: time.Now().UnixNano()}
 	}
 	c.log.finish(c.sources...)
 	exit.OOM = c.oomKills() > 0
-	for {
+	for c.folder != nil {
 		err := writeExit(c.folder, exit)
 		if err == nil || errors.Is(err, unix.ENOENT) { // the folder is gone: nobody will look
 			break
 		}
-		k.log.Print("record the exit of ", c.id, ": ", err)
+		k.log.Print("record the exit of ", id, ": ", err)
 		select {
 		case <-c.log.abandon:
 		case <-time.After(diskRetry):
@@ -259,7 +268,7 @@ func writeExit(folder *os.File, exit protocol.Exit) error {
 	b = append(b, `,"at":"`...)
 	b = time.Unix(0, exit.At).UTC().AppendFormat(b, time.RFC3339Nano)
 	b = append(b, "\"}\n"...)
-	return control(folder, func(dir int) error {
+	return spawn.Control(folder, func(dir int) error {
 		const temporary = "." + ExitFile
 		fd, err := unix.Openat(dir, temporary, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
@@ -276,10 +285,10 @@ func writeExit(folder *os.File, exit protocol.Exit) error {
 
 // forget kills what is left and closes everything.
 func (c *container) forget() {
-	_ = signal(c.proc.pidfd, unix.SIGKILL)
+	_ = spawn.Signal(c.proc.Pidfd, unix.SIGKILL)
 	close(c.log.abandon)
 	<-c.ended
-	c.proc.close()
+	c.proc.Close()
 	c.closeFiles()
 }
 

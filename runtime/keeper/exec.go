@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/runtime/internal/protocol"
+	"tero.internal/runtime/internal/spawn"
 )
 
 // exec clones a process into a running container. It gives its terminal, or -1.
@@ -22,43 +23,48 @@ func (k *Keeper) exec(conn *os.File, req *protocol.Request, r *protocol.Reply, f
 	if c.status().Phase != protocol.Running {
 		return -1, errPhase
 	}
-	if req.Program == protocol.None || req.Flags&protocol.FlagStdio != 0 && len(files) < 3 {
-		return -1, fmt.Errorf("%w: a file is missing", protocol.ErrMalformed)
-	}
-	s := &spawn{req: req, files: files, stdio: [3]int{-1, -1, -1}}
-	if req.Flags&protocol.FlagStdio != 0 {
-		copy(s.stdio[:], files[len(files)-3:])
-	}
-	var proc *spawned
-	err = control(c.proc.pidfd, func(fd int) (err error) {
-		s.init = fd
-		proc, err = k.start(s)
-		return err
-	})
+	prog, err := readProgram(req, files)
 	if err != nil {
 		return -1, err
 	}
-	terminal, err = proc.ready()
+	if len(files) < int(req.Program)+1 || req.Flags&protocol.FlagStdio != 0 && len(files) < int(req.Program)+4 {
+		return -1, fmt.Errorf("%w: a file is missing", protocol.ErrMalformed)
+	}
+	s := &spawn.Spec{Cgroup: -1}
+	if req.Cgroup != protocol.None {
+		s.Cgroup = files[req.Cgroup]
+	}
+	var stdio []int
+	if req.Flags&protocol.FlagStdio != 0 {
+		stdio = files[len(files)-3:]
+	}
+	var proc *spawn.Process
+	terminal = -1
+	err = spawn.Control(c.proc.Pidfd, func(fd int) (err error) {
+		s.Init = fd
+		if proc, err = k.spawner.Start(s); err == nil {
+			err = proc.Raise(req.Rlimits)
+		}
+		if err == nil {
+			terminal, err = proc.Finish(prog, files[:req.Program], stdio, fd)
+		}
+		return err
+	})
 	if err == nil && terminal >= 0 {
 		if err = checkTerminal(terminal); err == nil {
 			err = unix.SetNonblock(terminal, true)
 		}
 	}
-	if err == nil {
-		err = proc.open()
-	}
-	if err == nil {
-		_, _, err = proc.report()
-	}
 	if err != nil {
 		if terminal >= 0 {
 			_ = unix.Close(terminal)
 		}
-		proc.kill()
+		if proc != nil {
+			proc.Kill()
+		}
 		return -1, err
 	}
-	_ = proc.gate.Close()
-	_ = proc.status.Close()
+	proc.Settle()
 	k.keep(&process{container: req.ID, conn: conn, proc: proc, ended: make(chan struct{})}, r)
 	return terminal, nil
 }
@@ -67,14 +73,14 @@ func (k *Keeper) exec(conn *os.File, req *protocol.Request, r *protocol.Reply, f
 func (k *Keeper) keep(p *process, r *protocol.Reply) {
 	k.mu.Lock()
 	k.lastToken++
-	r.Token, r.PID = k.lastToken, int32(p.proc.pid) //nolint:gosec // a pid
+	r.Token, r.PID = k.lastToken, int32(p.proc.PID) //nolint:gosec // a pid
 	k.processes[r.Token] = p
 	if k.conn != p.conn { // who asked has gone meanwhile
 		k.abandon(r.Token, p)
 	}
 	k.mu.Unlock()
 	k.wg.Go(func() {
-		exit, err := wait(p.proc.pidfd)
+		exit, err := spawn.Wait(p.proc.Pidfd)
 		if err != nil {
 			k.log.Print("wait for a process of ", p.container, ": ", err)
 			exit = protocol.Exit{Code: 255, At: time.Now().UnixNano()}
@@ -87,11 +93,11 @@ func (k *Keeper) keep(p *process, r *protocol.Reply) {
 // abandon kills a process that nobody will ask for any more, and forgets it
 // when it has ended. The caller holds mu.
 func (k *Keeper) abandon(token uint32, p *process) {
-	_ = signal(p.proc.pidfd, unix.SIGKILL)
+	_ = spawn.Signal(p.proc.Pidfd, unix.SIGKILL)
 	delete(k.processes, token)
 	k.wg.Go(func() {
 		<-p.ended
-		_ = p.proc.pidfd.Close()
+		_ = p.proc.Pidfd.Close()
 	})
 }
 
@@ -119,14 +125,14 @@ func (k *Keeper) handleProcess(req *protocol.Request, r *protocol.Reply) error {
 	}
 	switch req.Op {
 	case protocol.OpSignal:
-		return signal(p.proc.pidfd, unix.Signal(req.Number))
+		return spawn.Signal(p.proc.Pidfd, unix.Signal(req.Number))
 	case protocol.OpWait:
 		<-p.ended
 		r.Exit = p.exit
 		k.mu.Lock()
 		delete(k.processes, req.Token)
 		k.mu.Unlock()
-		_ = p.proc.pidfd.Close()
+		_ = p.proc.Pidfd.Close()
 		return nil
 	}
 	return fmt.Errorf("%w: request %d", protocol.ErrMalformed, req.Op)

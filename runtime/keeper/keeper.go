@@ -3,9 +3,9 @@
 // their logs, reaps them and records how they ended, and tells terod when there
 // is one. It imports next to nothing, so that it is small to clone and to trust.
 //
-//	Created --start--> Running --end--> Exited --forget--> (gone)
-//	   |                                   ^
-//	   +---------------end-----------------+
+//	prepare-> Prepared --start--> Running --end--> Exited --forget--> (gone)
+//	             |                                    ^
+//	             +-----------------end----------------+
 package keeper
 
 import (
@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/runtime/internal/protocol"
+	"tero.internal/runtime/internal/spawn"
 )
 
 var (
@@ -31,10 +32,10 @@ var (
 
 // Keeper keeps containers.
 type Keeper struct {
-	log    *log.Logger
-	pidns  int // this process's own pid namespace
-	pieces pieces
-	wg     sync.WaitGroup // watchers of processes
+	log     *log.Logger
+	spawner *spawn.Spawner
+	pieces  pieces
+	wg      sync.WaitGroup // watchers of processes
 
 	mu         sync.Mutex // guards what follows
 	containers map[string]*container
@@ -52,7 +53,7 @@ type Keeper struct {
 type process struct {
 	container string
 	conn      *os.File
-	proc      *spawned
+	proc      *spawn.Process
 	ended     chan struct{} // closed when exit is valid
 	exit      protocol.Exit
 }
@@ -62,12 +63,12 @@ func New(l *log.Logger) (*Keeper, error) {
 	if err := heedSignals(); err != nil {
 		return nil, err
 	}
-	pidns, err := unix.Open("/proc/self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	spawner, err := spawn.New()
 	if err != nil {
-		return nil, fmt.Errorf("open the pid namespace: %w", err)
+		return nil, err
 	}
 	return &Keeper{
-		log: l, pidns: pidns, containers: map[string]*container{}, pending: map[string]bool{},
+		log: l, spawner: spawner, containers: map[string]*container{}, pending: map[string]bool{},
 		processes: map[uint32]*process{},
 	}, nil
 }
@@ -209,14 +210,14 @@ func (k *Keeper) answer(conn *os.File, req *protocol.Request, files []int) {
 
 // describe puts an error into a reply.
 func describe(r *protocol.Reply, err error) {
-	var step *stepError
-	var clone *cloneError
+	var step *spawn.StepError
+	var clone *spawn.CloneError
 	switch {
 	case errors.As(err, &step):
-		r.Code, r.At, r.Errno = protocol.Step, step.at, step.errno
+		r.Code, r.At, r.Errno = protocol.Step, step.At, step.Errno
 	case errors.As(err, &clone):
-		r.Code, r.Errno = protocol.Clone, clone.errno
-	case errors.Is(err, errDied):
+		r.Code, r.Errno = protocol.Clone, clone.Errno
+	case errors.Is(err, spawn.ErrDied):
 		r.Code = protocol.Died
 	case errors.Is(err, errUnknown), errors.Is(err, unix.ESRCH):
 		r.Code = protocol.Unknown
@@ -234,10 +235,10 @@ func (k *Keeper) handle(conn *os.File, req *protocol.Request, r *protocol.Reply,
 	case protocol.OpHello:
 		r.PID, r.Number = int32(os.Getpid()), protocol.Version //nolint:gosec // a pid
 		return -1, nil
-	case protocol.OpUserNS:
-		return k.userNS(req)
-	case protocol.OpCreate:
-		return -1, k.add(req, r, files)
+	case protocol.OpPrepare:
+		return k.add(req, r, files)
+	case protocol.OpStart:
+		return -1, k.name(req, files)
 	case protocol.OpList:
 		return -1, k.list(conn, r)
 	case protocol.OpExec:
@@ -245,7 +246,7 @@ func (k *Keeper) handle(conn *os.File, req *protocol.Request, r *protocol.Reply,
 	case protocol.OpShutdown:
 		return -1, k.stop()
 	case protocol.OpForget:
-		return -1, k.forget(req.ID)
+		return -1, k.forget(req.ID, req.From)
 	}
 	if req.Token != 0 {
 		return -1, k.handleProcess(req, r)
@@ -257,10 +258,8 @@ func (k *Keeper) handle(conn *os.File, req *protocol.Request, r *protocol.Reply,
 		return -1, errUnknown
 	}
 	switch req.Op {
-	case protocol.OpStart:
-		return -1, c.begin()
 	case protocol.OpSignal:
-		return -1, signal(c.proc.pidfd, unix.Signal(req.Number))
+		return -1, spawn.Signal(c.proc.Pidfd, unix.Signal(req.Number))
 	case protocol.OpWait:
 		<-c.ended
 		r.Exit = c.status().Exit
@@ -279,27 +278,49 @@ func (k *Keeper) handle(conn *os.File, req *protocol.Request, r *protocol.Reply,
 	return -1, fmt.Errorf("%w: request %d", protocol.ErrMalformed, req.Op)
 }
 
-func (k *Keeper) add(req *protocol.Request, r *protocol.Reply, files []int) error {
+// add prepares a process. It gives the file of its user namespace.
+func (k *Keeper) add(req *protocol.Request, r *protocol.Reply, files []int) (int, error) {
 	k.mu.Lock()
 	if k.containers[req.ID] != nil || k.pending[req.ID] || k.shutdown {
 		k.mu.Unlock()
-		return errExists
+		return -1, errExists
 	}
 	k.pending[req.ID] = true
 	k.mu.Unlock()
-	c, err := k.create(req, files)
+	c, userNS, err := k.prepare(req, files)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.pending, req.ID)
 	if err != nil {
-		return err
+		return -1, err
 	}
 	k.containers[req.ID] = c
-	r.PID = int32(c.proc.pid) //nolint:gosec // a pid
-	return control(c.netns, func(fd int) error {
+	r.PID = int32(c.proc.PID) //nolint:gosec // a pid
+	return userNS, spawn.Control(c.netns, func(fd int) error {
 		r.Number = int32(fd) //nolint:gosec // a descriptor
 		return nil
 	})
+}
+
+// name gives a prepared process the name of its container, and begins that.
+func (k *Keeper) name(req *protocol.Request, files []int) error {
+	k.mu.Lock()
+	c := k.containers[req.From]
+	switch {
+	case c == nil && k.containers[req.ID] == nil:
+		k.mu.Unlock()
+		return errUnknown
+	case c == nil || k.containers[req.ID] != nil:
+		k.mu.Unlock()
+		return errPhase
+	}
+	delete(k.containers, req.From)
+	k.containers[req.ID] = c
+	c.mu.Lock()
+	c.id = req.ID
+	c.mu.Unlock()
+	k.mu.Unlock()
+	return k.begin(c, req, files)
 }
 
 func (k *Keeper) list(conn *os.File, r *protocol.Reply) error {
@@ -331,15 +352,19 @@ func (c *container) input() (int, error) {
 		return -1, errPhase
 	}
 	send := -1
-	err := control(f, func(fd int) (err error) {
+	err := spawn.Control(f, func(fd int) (err error) {
 		send, err = dup(fd)
 		return err
 	})
 	return send, err
 }
 
-func (k *Keeper) forget(id string) error {
+// forget forgets a container, or the prepared process that it was to be made of.
+func (k *Keeper) forget(id, from string) error {
 	k.mu.Lock()
+	if k.containers[id] == nil && from != "" {
+		id = from
+	}
 	c, pending := k.containers[id], k.pending[id]
 	delete(k.containers, id)
 	k.mu.Unlock()
@@ -368,34 +393,4 @@ func (k *Keeper) stop() error {
 	}
 	k.shutdown = true
 	return nil
-}
-
-// userNS gives a user namespace with the ids of the request and nothing in it.
-func (k *Keeper) userNS(req *protocol.Request) (int, error) {
-	req.CloneFlags, req.Cgroup = unix.CLONE_NEWUSER, protocol.None
-	c := &child{gate: ^uintptr(0), status: ^uintptr(0), gaps: nil}
-	gate, err := pipe()
-	if err != nil {
-		return -1, err
-	}
-	defer protocol.CloseAll(gate[:])
-	c.gate, c.gaps = uintptr(gate[0]), gaps([]int{gate[0]})
-	pid, pidfd, err := k.clone(&spawn{req: req, init: -1}, c)
-	if err != nil {
-		return -1, err
-	}
-	p := &spawned{pid: pid, pidfd: pollable(pidfd, "pidfd")}
-	defer func() {
-		_ = signal(p.pidfd, unix.SIGKILL)
-		_, _ = wait(p.pidfd)
-		_ = p.pidfd.Close()
-	}()
-	if err := writeMaps(pid, req.HostID, req.Size); err != nil {
-		return -1, err
-	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/user", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open the user namespace: %w", err)
-	}
-	return fd, nil
 }

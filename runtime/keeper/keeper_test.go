@@ -123,7 +123,7 @@ func TestForgetPending(t *testing.T) {
 	k.pending["a"] = true
 	for id, want := range map[string]protocol.ErrorCode{"a": protocol.WrongPhase, "b": protocol.Unknown} {
 		var r protocol.Reply
-		if describe(&r, k.forget(id)); r.Code != want {
+		if describe(&r, k.forget(id, "")); r.Code != want {
 			t.Errorf("forget %s: %+v", id, r)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/runtime/internal/crilog"
+	"tero.internal/runtime/internal/spawn"
 )
 
 // rotating is the row of files of one log (see crilog), of which the last is
@@ -26,7 +27,7 @@ type rotating struct {
 // openLog opens a container's log, after what may be there already.
 func openLog(folder *os.File, maxSize int64, maxFiles int) (rotating, error) {
 	r := rotating{folder: folder, maxSize: maxSize, maxFiles: max(maxFiles, 1)}
-	err := control(folder, func(fd int) error {
+	err := spawn.Control(folder, func(fd int) error {
 		numbers, err := crilog.Numbers("/proc/self/fd/"+strconv.Itoa(fd), LogFile)
 		if err == nil && len(numbers) > 0 {
 			r.oldest, r.current = numbers[0], numbers[len(numbers)-1]
@@ -51,7 +52,7 @@ func openLog(folder *os.File, maxSize int64, maxFiles int) (rotating, error) {
 // open opens one of the files.
 func (r *rotating) open(number, flags int) (f *os.File, err error) {
 	name := crilog.Name(LogFile, number)
-	err = control(r.folder, func(dir int) error {
+	err = spawn.Control(r.folder, func(dir int) error {
 		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return fmt.Errorf("open the log %s: %w", name, err)
@@ -125,7 +126,7 @@ func (r *rotating) removeOldest() (removed bool, err error) {
 	if held, err := crilog.Held(f); err != nil || held {
 		return false, err
 	}
-	err = control(r.folder, func(dir int) error {
+	err = spawn.Control(r.folder, func(dir int) error {
 		return unix.Unlinkat(dir, crilog.Name(LogFile, r.oldest), 0)
 	})
 	return err == nil, err

@@ -67,8 +67,6 @@ type Sandboxes interface {
 	// Create makes namespaces, cgroup and rootfs; nothing of the image runs yet.
 	// netns is a path to the network namespace that holds until Destroy.
 	Create(ctx context.Context, container workload.ID, config *specs.Spec, image workload.Image) (netns string, err error)
-	// Resize sets the size of the terminal of a created or running container.
-	Resize(ctx context.Context, container workload.ID, rows, columns uint16) error
 	// Start writes the endpoint's addresses and name servers into the
 	// container's files (nil: no network) and executes the process.
 	Start(ctx context.Context, container workload.ID, endpoint *workload.Endpoint) error
@@ -165,6 +163,9 @@ func (p *Pipeline) Run(ctx context.Context, caller workload.Principal, container
 	}
 	done.Push("enrol", func(ctx context.Context) error { return p.Identities.Revoke(ctx, container) })
 
+	if size := spec.TerminalSize; l.Spec.Terminal && size != (workload.TerminalSize{}) { // no part of what is measured
+		config.Process.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Columns)}
+	}
 	netns, err := p.Sandboxes.Create(ctx, container, config, l.Image)
 	if err != nil {
 		return nil, err
@@ -181,11 +182,6 @@ func (p *Pipeline) Run(ctx context.Context, caller workload.Principal, container
 		}
 		done.Push("attach network", func(ctx context.Context) error { return p.Network.Detach(ctx, container) })
 		l.Endpoint = &endpoint
-	}
-	if size := spec.TerminalSize; l.Spec.Terminal && size != (workload.TerminalSize{}) {
-		if err := p.Sandboxes.Resize(ctx, container, size.Rows, size.Columns); err != nil {
-			return nil, err
-		}
 	}
 	if err := p.Sandboxes.Start(ctx, container, l.Endpoint); err != nil {
 		return nil, err

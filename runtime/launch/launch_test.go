@@ -26,6 +26,7 @@ type trace struct {
 	admission workload.Admission
 	measured  workload.Measurement
 	attached  workload.Attachment
+	size      *specs.Box // of the terminal, at Create
 }
 
 var errStep = errors.New("step failed")
@@ -81,16 +82,13 @@ func (f *trace) Configure(s workload.Spec, _ workload.Image) (*specs.Spec, error
 	return &specs.Spec{Process: &specs.Process{Args: s.Args}}, f.step(context.Background(), "configure")
 }
 
-func (f *trace) Create(ctx context.Context, _ workload.ID, _ *specs.Spec, _ workload.Image) (string, error) {
+func (f *trace) Create(ctx context.Context, _ workload.ID, config *specs.Spec, _ workload.Image) (string, error) {
+	f.size = config.Process.ConsoleSize
 	return "/proc/7/ns/net", f.step(ctx, "create")
 }
 
 func (f *trace) Start(ctx context.Context, _ workload.ID, e *workload.Endpoint) error {
 	return f.step(ctx, fmt.Sprintf("start %t", e != nil))
-}
-
-func (f *trace) Resize(ctx context.Context, _ workload.ID, rows, columns uint16) error {
-	return f.step(ctx, fmt.Sprintf("resize %dx%d", rows, columns))
 }
 
 func (f *trace) Destroy(ctx context.Context, _ workload.ID) error { return f.step(ctx, "undo create") }
@@ -197,8 +195,16 @@ func TestTerminalHasItsSizeBeforeTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Release()
-	if i := slices.Index(f.calls, "resize 33x99"); i < 0 || f.calls[i+1] != "start false" {
-		t.Errorf("calls %v: no resize before the start", f.calls)
+	if f.size == nil || f.size.Height != 33 || f.size.Width != 99 {
+		t.Errorf("created with size %+v", f.size)
+	}
+	sized := f.measured.Config
+	if l, err = run(t, f, workload.Spec{Name: "web", Image: "web", Network: workload.NetworkNone, Terminal: true}); err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+	if f.size != nil || f.measured.Config != sized {
+		t.Error("the size of the terminal is measured")
 	}
 }
 

@@ -2,7 +2,9 @@ package sandbox_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -138,15 +140,23 @@ func TestUpdate(t *testing.T) {
 // groupFiles reads a file of a container's cgroups, in every hierarchy that has it.
 func groupFiles(t *testing.T, n *node, id workload.ID, name string) (values []string) {
 	t.Helper()
-	for _, pattern := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup/*/*/*", "/sys/fs/cgroup"} {
-		files, _ := filepath.Glob(filepath.Join(pattern, n.config.CgroupParent, string(id), name))
-		for _, f := range files {
-			b, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			values = append(values, strings.TrimSpace(string(b)))
+	var record struct{ Cgroup struct{ Dirs []string } }
+	b, err := os.ReadFile(filepath.Join(n.config.RunDir, "containers", string(id), "record.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &record)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range record.Cgroup.Dirs {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		values = append(values, strings.TrimSpace(string(b)))
 	}
 	return values
 }

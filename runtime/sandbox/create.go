@@ -5,14 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -23,7 +21,7 @@ import (
 	"tero.internal/runtime/internal/cgroup"
 	"tero.internal/runtime/internal/grant"
 	"tero.internal/runtime/internal/idmap"
-	"tero.internal/runtime/internal/protocol"
+	"tero.internal/runtime/internal/prepared"
 	"tero.internal/runtime/internal/rootfs"
 	"tero.internal/runtime/internal/setup"
 	"tero.internal/runtime/ociconfig"
@@ -43,9 +41,6 @@ const (
 	annotationLogBytes = "internal.tero.log-max-bytes"
 	annotationLogFiles = "internal.tero.log-max-files"
 )
-
-// createTimeout bounds what the keeper does for one request.
-const createTimeout = 30 * time.Second
 
 // Configure gives the OCI runtime configuration that Create will apply.
 func (n *Native) Configure(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
@@ -88,91 +83,96 @@ func (n *Native) Create(ctx context.Context, id workload.ID, config *specs.Spec,
 	if err := check(id, config, image); err != nil {
 		return "", err
 	}
+	shape := setup.ShapeOf(config)
+	p, again, err := n.obtain(ctx, id, shape)
+	if err != nil {
+		return "", err
+	}
 	var done undo.Stack
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, done.Run(ctx))
 		}
 	}()
-	slot, err := n.slot(id, &done)
-	if err != nil {
-		return "", err
-	}
-	r := &record{Slot: slot, Cgroup: *n.tree.Plan(string(id), config.Linux.Resources)}
-	if err := n.makeFolders(id, r, &done); err != nil {
-		return "", err
-	}
-	if err := n.tree.Create(ctx, &r.Cgroup, config.Linux.Resources); err != nil {
-		return "", cgroup.Explain(err)
-	}
-	done.Push("make cgroup", r.Cgroup.Remove)
-	group, err := r.Cgroup.Open()
-	if err != nil {
-		return "", err
-	}
-	defer group.Close()
-	userNS, err := n.userNamespace(ctx, slot)
-	if err != nil {
-		return "", err
-	}
-	granted, err := grant.Node{Protected: append([]string{n.StateDir, n.RunDir}, n.Protected...), Volumes: n.Volumes}.Open(
-		grant.Container{ID: id, Config: config, Slot: slot, UserNS: userNS, Folder: n.running(id)})
-	if err != nil {
-		return "", err
-	}
-	defer granted.Close()
-	root, err := n.root(id, config, image, userNS, slot, granted)
-	if err != nil {
-		return "", err
-	}
-	if err := granted.Prepare(ctx, root, &done); err != nil {
-		_ = root.Close()
-		return "", err
-	}
-	c, err := n.filters.Container(setup.Options{
-		Config: config, Tasks: group.Tasks, Root: root, UserNS: userNS, Mounts: granted.Mounts, Etc: n.running(id),
+	done.Push("name sandbox", func(ctx context.Context) error {
+		if again { // what an earlier run left stays
+			return n.End(ctx, id)
+		}
+		return n.Destroy(ctx, id)
 	})
-	if err != nil {
-		_ = root.Close()
-		return "", err
-	}
-	defer c.Close()
-
-	// What only Exec needs is written while the keeper works.
+	m := &made{prepared: p, config: config}
+	done.Push("open files", func(context.Context) error { m.close(); return nil })
+	// What only Exec needs is written beside the rest.
 	var side sync.WaitGroup
 	var sideErr error
 	side.Go(func() {
-		sideErr = explainDisk(writeJSON(filepath.Join(n.folder(id), configFile), description{config, image, image.Layers}))
+		sideErr = prepared.ExplainDisk(writeJSON(filepath.Join(n.folder(id), configFile), description{config, image, image.Layers}))
 	})
-	reply, err := n.create(ctx, id, config, c, group, slot)
+	err = n.make(ctx, id, m, shape, image, &done)
 	side.Wait()
-	if err == nil {
-		done.Push("clone process", func(ctx context.Context) error { return n.forget(ctx, id) })
-		err = sideErr
-	}
-	if err != nil {
-		_ = root.Close()
-		return "", n.explain(err, c.Steps(), nil, config)
+	if err = errors.Join(err, sideErr); err != nil {
+		return "", err
 	}
 	n.mu.Lock()
-	n.made[id] = &made{config: config, steps: c.Steps(), root: root, argv: config.Process.Args, path: setup.Candidates(config.Process.Args[0], config.Process.Env)}
-	keeper := n.keeper.PID
+	n.made[id] = m
 	n.mu.Unlock()
-	return fmt.Sprintf("/proc/%d/fd/%d", keeper, reply.Number), nil
+	return p.NetNS, nil
 }
 
-// slot gives the container's range of user ids: that of the writable layer which
-// an earlier run left, else a free one.
-func (n *Native) slot(id workload.ID, done *undo.Stack) (idmap.Slot, error) {
-	if slot, kept := n.keptSlot(id); kept {
-		return slot, nil
+// obtain gives a prepared sandbox that is the container's by name; again is true
+// when the container's folder is there since an earlier run, see End.
+func (n *Native) obtain(ctx context.Context, id workload.ID, shape *setup.Shape) (p *prepared.Sandbox, again bool, err error) {
+	if slot, kept := n.keptSlot(id); kept { // the writable layer's files belong to these ids
+		p, err = n.maker.Make(ctx, shape, &slot)
+	} else {
+		p, err = n.pool.Take(ctx, shape)
 	}
-	slot, ok := n.ids.Claim()
-	if !ok {
-		return 0, fault.New(fault.Exhausted, "all %d ranges of user ids are in use", idmap.Slots).WithHint("remove containers")
+	if err != nil {
+		return nil, false, err
 	}
-	done.Push("claim ids", func(context.Context) error { n.ids.Release(slot); return nil })
-	return slot, nil
+	if again, err = n.name(p, id); err != nil {
+		return nil, false, errors.Join(err, n.maker.Discard(context.WithoutCancel(ctx), p))
+	}
+	return p, again, nil
+}
+
+// name gives a prepared sandbox the container's name.
+func (n *Native) name(p *prepared.Sandbox, id workload.ID) (again bool, err error) {
+	if _, err := os.Lstat(n.folder(id)); err == nil {
+		again = n.ended(id)
+	}
+	err = p.Name(n.running(id), n.folder(id), again)
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return false, fault.New(fault.Exists, "container %s exists", id.Short())
+	case err != nil:
+		return false, prepared.ExplainDisk(fmt.Errorf("name container %s: %w", id.Short(), err))
+	}
+	return again, nil
+}
+
+// make makes what is the container's own: limits, mounts, root file system, program.
+func (n *Native) make(ctx context.Context, id workload.ID, m *made, shape *setup.Shape, image workload.Image, done *undo.Stack) (err error) {
+	config, r, userNS := m.config, &m.prepared.Record, m.prepared.UserNS
+	if err := n.tree.Limit(&r.Cgroup, setup.Left(config)); err != nil {
+		return cgroup.Explain(err)
+	}
+	m.granted, err = grant.Node{Protected: append([]string{n.StateDir, n.RunDir}, n.Protected...), Volumes: n.Volumes}.Open(
+		grant.Container{ID: id, Config: config, Slot: r.Slot, UserNS: userNS, Folder: n.running(id)})
+	if err != nil {
+		return err
+	}
+	if m.root, err = n.root(id, config, image, userNS, r.Slot, m.granted); err != nil {
+		return err
+	}
+	if err := m.granted.Prepare(ctx, m.root, done); err != nil {
+		return err
+	}
+	m.limits = setup.Rlimits(ctx, n.Log, n.maxFiles, config.Process)
+	m.setup, err = n.filters.Container(setup.Options{
+		Config: config, Shape: shape, Root: m.root, UserNS: userNS, Mounts: m.granted.Mounts, Etc: n.running(id), Limits: m.limits,
+	})
+	return err
 }
 
 // check refuses what Create cannot do before it does anything.
@@ -203,72 +203,6 @@ func check(id workload.ID, config *specs.Spec, image workload.Image) error {
 	return setup.Check(config)
 }
 
-// makeFolders makes the container's folders, and first of all the record of what
-// will be made. The second may be there since an earlier run, see End.
-func (n *Native) makeFolders(id workload.ID, r *record, done *undo.Stack) error {
-	exists := fault.New(fault.Exists, "container %s exists", id.Short())
-	switch err := os.Mkdir(n.running(id), 0o700); {
-	case errors.Is(err, fs.ErrExist):
-		return exists
-	case err != nil:
-		return explainDisk(err)
-	}
-	done.Push("make running folder", func(context.Context) error { return os.RemoveAll(n.running(id)) })
-	if err := writeJSON(filepath.Join(n.running(id), recordFile), r); err != nil {
-		return explainDisk(err)
-	}
-	switch err := os.Mkdir(n.folder(id), 0o700); {
-	case err == nil:
-		done.Push("make folder", func(context.Context) error { return os.RemoveAll(n.folder(id)) })
-	case !errors.Is(err, fs.ErrExist):
-		return explainDisk(err)
-	case !n.ended(id):
-		return exists
-	default:
-		done.Push("use folder again", func(context.Context) error { return n.clearFolder(id) })
-	}
-	for _, name := range rootfs.EtcFiles() {
-		if err := makeEtc(filepath.Join(n.running(id), filepath.Base(name)), int(r.Slot.HostID())); err != nil {
-			return explainDisk(err)
-		}
-	}
-	return nil
-}
-
-// makeEtc makes a file that the container's root owns and anybody in it may
-// read. It is not seen through an id map: tmpfs lacks them before Linux 6.3.
-func makeEtc(path string, owner int) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644) //nolint:gosec // as said above
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Chmod(0o644), f.Chown(owner, owner), f.Close())
-}
-
-// userNamespace gives a user namespace with the ids of a slot, for mounts.
-func (n *Native) userNamespace(ctx context.Context, slot idmap.Slot) (*os.File, error) {
-	n.mu.Lock()
-	f := n.userNS[slot]
-	n.mu.Unlock()
-	if f != nil {
-		return f, nil
-	}
-	_, f, err := n.call(ctx, &protocol.Request{
-		Op: protocol.OpUserNS, HostID: slot.HostID(), Size: idmap.Size,
-	})
-	if err == nil && f == nil {
-		err = errors.New("keeper: no file in the reply")
-	}
-	if err != nil {
-		return nil, fault.New(fault.KindOf(err), "cannot make a user namespace: %w", err).
-			WithHint("is /proc/sys/user/max_user_namespaces high enough?")
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.userNS[slot] = f
-	return f, nil
-}
-
 // root makes the container's root file system.
 func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, userNS *os.File, slot idmap.Slot, granted *grant.Granted) (*os.File, error) {
 	o := rootfs.Options{
@@ -286,14 +220,14 @@ func (n *Native) root(id workload.ID, config *specs.Spec, image workload.Image, 
 			continue
 		}
 		if err := rootfs.MakePoint(points, m.Destination, granted.File(m)); err != nil {
-			return nil, explainDisk(err)
+			return nil, prepared.ExplainDisk(err)
 		}
 		o.Points = points
 	}
 	if !config.Root.Readonly {
 		o.Upper, o.Durable = filepath.Join(n.folder(id), layerDir), config.Annotations[annotationDurable] == "true"
 		if err := n.upper(id, o.Upper, slot); err != nil {
-			return nil, explainDisk(err)
+			return nil, prepared.ExplainDisk(err)
 		}
 	}
 	root, err := n.scaffold.Mount(o)
@@ -340,62 +274,4 @@ func belowTmpfs(before []specs.Mount, destination string) bool {
 	return slices.ContainsFunc(before, func(m specs.Mount) bool {
 		return m.Type == "tmpfs" && strings.HasPrefix(filepath.Clean(destination), filepath.Clean(m.Destination)+"/")
 	})
-}
-
-// create asks the keeper to clone the process that runs the program.
-func (n *Native) create(ctx context.Context, id workload.ID, config *specs.Spec, c *setup.Setup, group *cgroup.Files, slot idmap.Slot) (*protocol.Reply, error) {
-	req := &protocol.Request{
-		Op: protocol.OpCreate, ID: string(id), HostID: slot.HostID(), Size: idmap.Size, CloneFlags: setup.Namespaces(config),
-		Rlimits: setup.Rlimits(ctx, n.Log, n.maxFiles, config.Process), OOM: protocol.None, Cgroup: protocol.None,
-		UID: slot.HostID() + config.Process.User.UID, GID: slot.HostID() + config.Process.User.GID,
-	}
-	if config.Process.Terminal {
-		req.Flags |= protocol.FlagTerminal
-	} else if config.Annotations[annotationInput] == "true" {
-		req.Flags |= protocol.FlagInput
-	}
-	boundLog(req, config)
-	folder, err := os.Open(n.folder(id))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = folder.Close() }()
-	req.Folder = int32(c.Send(folder)) //nolint:gosec // an index
-	if group.V2 != nil {
-		req.Cgroup = int32(c.Send(group.V2)) //nolint:gosec // an index
-	}
-	if group.OOM != nil {
-		req.OOM = int32(c.Send(group.OOM)) //nolint:gosec // an index
-	}
-	return n.run(ctx, req, c)
-}
-
-// run sends a request with a program.
-func (n *Native) run(ctx context.Context, req *protocol.Request, c *setup.Setup) (*protocol.Reply, error) {
-	reply, terminal, err := n.runTerminal(ctx, req, c)
-	if terminal != nil {
-		_ = terminal.Close()
-	}
-	return reply, err
-}
-
-func (n *Native) runTerminal(ctx context.Context, req *protocol.Request, c *setup.Setup) (*protocol.Reply, *os.File, error) {
-	code, err := memfile("program", c.Program().Encode())
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = code.Close() }()
-	files := slices.Clone(c.Files())
-	req.Program = int32(len(files)) //nolint:gosec // an index
-	files = append(files, code)
-	if req.Flags&protocol.FlagStdio != 0 { // the keeper takes the last three
-		stdio := files[len(c.Files())-3 : len(c.Files())]
-		files = append(slices.Clone(c.Files()[:len(c.Files())-3]), code)
-		req.Program = int32(len(files)) - 1 //nolint:gosec // an index
-		files = append(files, stdio...)
-	}
-	// Not to be left half-way: the keeper's answer decides what there is.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
-	defer cancel()
-	return n.call(ctx, req, files...)
 }

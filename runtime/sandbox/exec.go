@@ -13,6 +13,7 @@ import (
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
 	"tero.internal/runtime/internal/keeperclient"
+	"tero.internal/runtime/internal/prepared"
 	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/internal/setup"
 	"tero.internal/runtime/ociconfig"
@@ -56,28 +57,34 @@ func (n *Native) Exec(ctx context.Context, id workload.ID, spec ExecSpec) (*Proc
 		return nil, fault.New(fault.Conflict, "container %s does not run: %w", id.Short(), err)
 	}
 	defer group.Close()
-	c, err := n.filters.Process(d.Config, p, group.Tasks)
+	limits := setup.Rlimits(ctx, n.Log, n.maxFiles, p)
+	c, err := n.filters.Process(d.Config, p, group.Tasks, limits)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
 	req := &protocol.Request{
-		Op: protocol.OpExec, ID: string(id), Rlimits: setup.Rlimits(ctx, n.Log, n.maxFiles, p),
+		Op: protocol.OpExec, ID: string(id), Rlimits: limits,
 		Folder: protocol.None, OOM: protocol.None, Cgroup: protocol.None,
 	}
+	var extra []*os.File
 	if group.V2 != nil {
-		req.Cgroup = int32(c.Send(group.V2)) //nolint:gosec // an index
+		extra = append(extra, group.V2)
+		req.Cgroup = int32(len(c.Files()) + 1) //nolint:gosec // an index
 	}
 	if p.Terminal {
 		req.Flags |= protocol.FlagTerminal
 	} else {
 		req.Flags |= protocol.FlagStdio
 		host := r.Slot.HostID()
-		if err := sendStdio(c, spec, int(host+p.User.UID), int(host+p.User.GID)); err != nil {
+		stdio, err := openStdio(spec, int(host+p.User.UID), int(host+p.User.GID))
+		defer closeOwned(stdio, spec)
+		if err != nil {
 			return nil, err
 		}
+		extra = append(extra, stdio...)
 	}
-	reply, terminal, err := n.runTerminal(ctx, req, c)
+	reply, terminal, err := prepared.Run(ctx, (*keeperOf)(n), req, c, extra...)
 	switch keeperclient.Code(err) {
 	case protocol.OK:
 		if err != nil {
@@ -88,7 +95,7 @@ func (n *Native) Exec(ctx context.Context, id workload.ID, spec ExecSpec) (*Proc
 	default:
 		config := *d.Config
 		config.Process = p
-		return nil, n.explain(err, c.Steps(), nil, &config)
+		return nil, prepared.Explain(err, c.Steps(), nil, &config)
 	}
 	return &Process{native: n, id: id, token: reply.Token, pid: int(reply.PID), terminal: terminal}, nil
 }
@@ -149,20 +156,19 @@ func lastWins(env []string) []string {
 	return out
 }
 
-// sendStdio adds the standard streams as the last files. Pipes become the
-// user's, so that it can open /dev/stdout: a pipe is open to its owner only.
-func sendStdio(c *setup.Setup, spec ExecSpec, uid, gid int) error {
+// openStdio gives the standard streams. Pipes become the user's, so that it can
+// open /dev/stdout: a pipe is open to its owner only.
+func openStdio(spec ExecSpec, uid, gid int) (streams []*os.File, err error) {
 	for i, f := range []*os.File{spec.Stdin, spec.Stdout, spec.Stderr} {
 		if f == nil {
 			flags := os.O_WRONLY
 			if i == 0 {
 				flags = os.O_RDONLY
 			}
-			null, err := os.OpenFile(os.DevNull, flags, 0)
-			if err != nil {
-				return err
+			if f, err = os.OpenFile(os.DevNull, flags, 0); err != nil {
+				return streams, err
 			}
-			c.SendOwn(null)
+			streams = append(streams, f)
 			continue
 		}
 		st, err := f.Stat()
@@ -170,11 +176,20 @@ func sendStdio(c *setup.Setup, spec ExecSpec, uid, gid int) error {
 			err = f.Chown(uid, gid)
 		}
 		if err != nil {
-			return err
+			return streams, err
 		}
-		c.Send(f)
+		streams = append(streams, f)
 	}
-	return nil
+	return streams, nil
+}
+
+// closeOwned closes the streams that are not the caller's.
+func closeOwned(streams []*os.File, spec ExecSpec) {
+	for _, f := range streams {
+		if f != spec.Stdin && f != spec.Stdout && f != spec.Stderr {
+			_ = f.Close()
+		}
+	}
 }
 
 // Wait waits for the end of the process. It may be called once.

@@ -434,10 +434,13 @@ func TestVolumeIsHeld(t *testing.T) {
 	volumes := n.config.Volumes.(*volume.Store)
 	spec := s.Spec(t, "hold")
 	spec.Mounts = []workload.Mount{{Type: workload.MountVolume, Source: "data", Target: "/data"}}
-	failing := spec
-	failing.Sysctls = map[string]string{"net.nothing.there": "1"}
-	if _, err := s.TryLaunch(t, failing); err == nil {
-		t.Fatal("a kernel parameter that is not there was set")
+	config, err := n.Configure(spec, s.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Linux.Seccomp.DefaultAction = "SCMP_ACT_NOTHING_OF_THE_KIND" // looked at last
+	if _, err := n.Create(t.Context(), workload.NewID(), config, s.Image); err == nil {
+		t.Fatal("a filter was compiled that cannot be")
 	}
 	if err := volumes.Remove("data"); err != nil {
 		t.Errorf("a launch that failed holds a volume: %v", err)

@@ -21,11 +21,14 @@ import (
 	"tero.internal/common/workload"
 	"tero.internal/runtime/internal/cgroup"
 	"tero.internal/runtime/internal/crilog"
+	"tero.internal/runtime/internal/grant"
 	"tero.internal/runtime/internal/idmap"
 	"tero.internal/runtime/internal/keeperclient"
+	"tero.internal/runtime/internal/prepared"
 	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/internal/rootfs"
 	"tero.internal/runtime/internal/setup"
+	"tero.internal/runtime/ociconfig"
 )
 
 // Native makes sandboxes of Linux namespaces. Its methods may be called at the
@@ -44,19 +47,33 @@ type Native struct {
 	closed bool
 	// child is the keeper's pid when this process is its parent, else 0.
 	child int
-	// userNS holds a user namespace for each id range that was used so far.
-	userNS map[idmap.Slot]*os.File
 	// made are the containers that this process created and did not start yet.
-	made map[workload.ID]*made
+	made  map[workload.ID]*made
+	maker prepared.Maker
+	pool  *prepared.Pool
 }
 
 // made is what Start needs of a Create in the same process.
 type made struct {
-	config *specs.Spec
-	steps  []string
-	root   *os.File
-	argv   []string
-	path   []string
+	prepared *prepared.Sandbox
+	config   *specs.Spec
+	root     *os.File
+	granted  *grant.Granted
+	setup    *setup.Setup
+	limits   []protocol.Rlimit
+}
+
+func (m *made) close() {
+	m.prepared.Close()
+	if m.setup != nil {
+		m.setup.Close()
+	}
+	if m.root != nil {
+		_ = m.root.Close()
+	}
+	if m.granted != nil {
+		m.granted.Close()
+	}
 }
 
 // OpenNative takes up the sandboxes of StateDir. It connects to the keeper of
@@ -65,15 +82,12 @@ type made struct {
 // exited with code 137, marked as lost. A kernel, or a file system under StateDir,
 // that containers cannot work on is refused here and not at the first launch.
 func OpenNative(ctx context.Context, c Config) (*Native, error) {
-	n := &Native{Config: c, ids: idmap.New(), userNS: map[idmap.Slot]*os.File{}, made: map[workload.ID]*made{}}
+	n := &Native{Config: c, ids: idmap.New(), made: map[workload.ID]*made{}}
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &n.maxFiles); err != nil {
 		return nil, os.NewSyscallError("getrlimit", err)
 	}
-	for _, dir := range []string{filepath.Join(n.StateDir, containersDir), filepath.Join(n.RunDir, containersDir)} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fault.New(fault.Unavailable, "cannot make the state directory: %w", err).
-				WithHint("choose a writable one")
-		}
+	if err := n.makeDirs(); err != nil {
+		return nil, err
 	}
 	err := errors.Join(setup.CheckCalls(), setup.CheckDevices())
 	if err != nil {
@@ -86,16 +100,27 @@ func OpenNative(ctx context.Context, c Config) (*Native, error) {
 		return nil, fault.New(fault.Unsupported, "cannot use cgroups: %w", err).
 			WithHint("run as root, with cgroup v1 or v2 mounted under /sys/fs/cgroup")
 	}
+	n.maker = prepared.Maker{
+		StateDir: n.StateDir, RunDir: n.RunDir, Prefix: prepared.Prefix(n.StateDir), Tree: n.tree, IDs: n.ids, Keeper: (*keeperOf)(n),
+	}
 	if err := n.takeUp(); err != nil {
 		return nil, err
 	}
 	if _, err := n.client(ctx); err != nil {
 		return nil, err
 	}
+	if err := n.maker.DiscardLeft(ctx); err != nil {
+		return nil, err
+	}
+	shape, err := commonShape()
+	if err != nil {
+		return nil, err
+	}
+	n.pool = prepared.Open(&n.maker, n.Pool, shape, n.Log)      //nolint:contextcheck // the filling ends with Close, not with ctx
 	if ids, err := n.containers(); err != nil || len(ids) > 0 { // which prove that it works
 		return n, err
 	}
-	if err := n.tryRoot(ctx); err != nil {
+	if err := n.tryRoot(ctx, shape); err != nil {
 		if ended := n.Shutdown(context.WithoutCancel(ctx)); ended != nil {
 			n.Log.WarnContext(ctx, "keeper left running", slog.Any("error", ended))
 		}
@@ -104,21 +129,63 @@ func OpenNative(ctx context.Context, c Config) (*Native, error) {
 	return n, nil
 }
 
-// tryRoot makes a root file system without an image, seen through an id map: an
-// overlay over mapped layers is what kernels, and file systems, got last.
-func (n *Native) tryRoot(ctx context.Context) error {
-	slot, _ := n.ids.Claim() // there is no container yet
-	defer n.ids.Release(slot)
-	userNS, err := n.userNamespace(ctx, slot)
+// tryRoot makes a root file system without an image, seen through the id map of
+// a prepared sandbox: an overlay over mapped layers is what kernels, and file
+// systems, got last.
+func (n *Native) tryRoot(ctx context.Context, shape *setup.Shape) error {
+	p, err := n.pool.Take(ctx, shape)
 	if err != nil {
 		return err
 	}
-	root, err := n.scaffold.Mount(rootfs.Options{UserNS: userNS})
-	if err != nil {
-		return fault.New(fault.Unsupported, "cannot make root file systems from layers in %s: %w", n.StateDir, err).
+	root, err := n.scaffold.Mount(rootfs.Options{UserNS: p.UserNS})
+	if err == nil {
+		err = root.Close()
+	} else {
+		err = fault.New(fault.Unsupported, "cannot make root file systems from layers in %s: %w", n.StateDir, err).
 			WithHint("keep the state on ext4, xfs, btrfs or (from Linux 6.3) tmpfs; %s", setup.KernelHint)
 	}
-	return root.Close()
+	return errors.Join(err, n.maker.Discard(ctx, p))
+}
+
+// makeDirs makes the folders of the folders of containers and prepared sandboxes.
+func (n *Native) makeDirs() error {
+	for _, top := range []string{n.StateDir, n.RunDir} {
+		for _, dir := range []string{containersDir, prepared.Dir} {
+			if err := os.MkdirAll(filepath.Join(top, dir), 0o700); err != nil {
+				return fault.New(fault.Unavailable, "cannot make the state directory: %w", err).
+					WithHint("choose a writable one")
+			}
+		}
+	}
+	return nil
+}
+
+// commonShape is that of a container for which nobody asked anything.
+func commonShape() (*setup.Shape, error) {
+	config, err := ociconfig.Build(workload.Spec{
+		Name: "any", Image: "any", Args: []string{"any"}, Network: workload.NetworkNone,
+	}, workload.Image{})
+	if err != nil {
+		return nil, fmt.Errorf("the default configuration: %w", err)
+	}
+	return setup.ShapeOf(config), nil
+}
+
+// keeperOf is the keeper, to who prepares sandboxes.
+type keeperOf Native
+
+// Call sends a request.
+func (k *keeperOf) Call(ctx context.Context, req *protocol.Request, files ...*os.File) (*protocol.Reply, *os.File, error) {
+	return (*Native)(k).call(ctx, req, files...)
+}
+
+// PID gives the keeper that answers now.
+func (k *keeperOf) PID(ctx context.Context) (int, error) {
+	c, err := (*Native)(k).client(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return c.PID, nil
 }
 
 // takeUp marks the id ranges of the containers on disk as used.
@@ -181,6 +248,9 @@ func (n *Native) client(ctx context.Context) (*keeperclient.Client, error) {
 // endOrphans kills the containers that were left by a keeper that is gone, and
 // records that their exit was lost.
 func (n *Native) endOrphans(ctx context.Context) error {
+	if err := n.makeDirs(); err != nil { // RunDir may have been removed
+		return err
+	}
 	ids, err := n.containers()
 	if err != nil {
 		return err
@@ -197,8 +267,10 @@ func (n *Native) endOrphans(ctx context.Context) error {
 		if exit != nil || r == nil && n.ended(id) {
 			continue
 		}
-		if err := n.group(id, r).Kill(); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
-			return err
+		if r != nil {
+			if err := r.Cgroup.Kill(); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+				return err
+			}
 		}
 		if _, err := os.Stat(n.folder(id)); errors.Is(err, fs.ErrNotExist) { // left at the first step of Create or the last of Destroy
 			continue
@@ -208,6 +280,40 @@ func (n *Native) endOrphans(ctx context.Context) error {
 			return err
 		}
 		n.Log.WarnContext(ctx, "container lost with its keeper", slog.String("container", string(id)))
+	}
+	return n.endStrays(ctx)
+}
+
+// endStrays removes the cgroups that no record knows, with their processes: the
+// records of a run of the machine are gone when somebody removed RunDir.
+func (n *Native) endStrays(ctx context.Context) error {
+	known := map[string]bool{}
+	for _, dir := range []string{containersDir, prepared.Dir} {
+		entries, err := os.ReadDir(filepath.Join(n.RunDir, dir))
+		if err != nil {
+			return fmt.Errorf("list containers: %w", err)
+		}
+		for _, e := range entries {
+			if r, err := prepared.ReadRecord(filepath.Join(n.RunDir, dir, e.Name())); err != nil {
+				return err
+			} else if r != nil {
+				known[r.Name] = true
+			}
+		}
+	}
+	names, err := n.tree.Names(n.maker.Prefix)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if known[name] {
+			continue
+		}
+		n.Log.WarnContext(ctx, "cgroup without a record removed", slog.String("cgroup", name))
+		group := n.tree.Plan(name, nil)
+		if err := errors.Join(group.Kill(), group.Remove(ctx)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -247,7 +353,7 @@ func (n *Native) List(ctx context.Context) ([]Status, error) {
 	for _, id := range ids {
 		s, ok := known[id]
 		if !ok {
-			s = Status{ID: id, Phase: Created}
+			s = Status{ID: id, Phase: Created, PID: n.preparedPID(id)}
 			if _, err := os.Lstat(n.running(id)); errors.Is(err, fs.ErrNotExist) && n.ended(id) {
 				s.Phase = Ended
 			}
@@ -266,6 +372,17 @@ func (n *Native) List(ctx context.Context) ([]Status, error) {
 	return slices.SortedFunc(maps.Values(known), func(a, b Status) int { return strings.Compare(string(a.ID), string(b.ID)) }), nil
 }
 
+// preparedPID gives the process of a container that was not started yet; 0 when
+// this process did not create it.
+func (n *Native) preparedPID(id workload.ID) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if m := n.made[id]; m != nil {
+		return m.prepared.PID
+	}
+	return 0
+}
+
 // listKept gives what the keeper knows.
 func (n *Native) listKept(ctx context.Context) (map[workload.ID]Status, error) {
 	reply, _, err := n.call(ctx, &protocol.Request{Op: protocol.OpList})
@@ -276,7 +393,7 @@ func (n *Native) listKept(ctx context.Context) (map[workload.ID]Status, error) {
 	for _, k := range reply.Statuses {
 		s := Status{ID: workload.ID(k.ID), PID: int(k.PID)}
 		switch k.Phase {
-		case protocol.Created:
+		case protocol.Prepared: // in its start, or not a container yet
 			s.Phase = Created
 		case protocol.Running:
 			s.Phase = Running
@@ -284,7 +401,9 @@ func (n *Native) listKept(ctx context.Context) (map[workload.ID]Status, error) {
 			x := exitOf(k.Exit)
 			s.Phase, s.Exit = Exited, &x
 		}
-		known[s.ID] = s
+		if s.ID.Validate() == nil {
+			known[s.ID] = s
+		}
 	}
 	return known, nil
 }
@@ -295,6 +414,7 @@ func exitOf(x protocol.Exit) Exit {
 
 // Close drops the connection to the keeper. Containers run on.
 func (n *Native) Close() error {
+	n.pool.Close()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
@@ -305,11 +425,8 @@ func (n *Native) Close() error {
 		n.keeper.Close()
 		n.keeper = nil
 	}
-	for _, f := range n.userNS {
-		_ = f.Close()
-	}
 	for _, m := range n.made {
-		_ = m.root.Close()
+		m.close()
 	}
 	n.holds.Close()
 	n.scaffold.Close()
@@ -330,6 +447,9 @@ func (n *Native) Shutdown(ctx context.Context) error {
 	busy := fault.New(fault.Conflict, "there are containers").WithHint("remove them with \"tero rm -f\" first")
 	if len(ids) > 0 {
 		return busy
+	}
+	if err := n.pool.Empty(ctx); err != nil {
+		return err
 	}
 	c, err := n.client(ctx)
 	if err != nil {
@@ -355,7 +475,7 @@ func (n *Native) Shutdown(ctx context.Context) error {
 			return fmt.Errorf("end the keeper: %w", err)
 		}
 	}
-	for _, name := range []string{keeperclient.SocketFile, keeperclient.LockFile, containersDir} {
+	for _, name := range []string{keeperclient.SocketFile, keeperclient.LockFile, containersDir, prepared.Dir} {
 		if err := os.Remove(filepath.Join(n.RunDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("end the keeper: %w", err)
 		}

@@ -91,26 +91,36 @@ type node struct {
 	config sandbox.Config
 }
 
-func newNode(tb testing.TB) *node {
+func newNode(tb testing.TB) *node { return newNodeWithPool(tb, 0) }
+
+// newNodeWithPool is newNode with sandboxes that are prepared ahead of time.
+func newNodeWithPool(tb testing.TB, pool int) *node {
 	tb.Helper()
-	return nodeIn(tb, tb.TempDir())
+	config := configIn(tb, tb.TempDir())
+	config.Pool = pool
+	return openNode(tb, config)
 }
 
 // nodeIn is newNode with its directories in state.
 func nodeIn(tb testing.TB, state string) *node {
 	tb.Helper()
+	return openNode(tb, configIn(tb, state))
+}
+
+// configIn gives the configuration of a node with its directories in state.
+func configIn(tb testing.TB, state string) sandbox.Config {
+	tb.Helper()
 	volumes, err := volume.Open(filepath.Join(state, "volumes"))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	config := sandbox.Config{
+	return sandbox.Config{
 		StateDir: filepath.Join(state, "state"), RunDir: filepath.Join(state, "run"), InitPath: built.init,
 		CgroupParent: "tero-test-" + workload.NewID().Short(),
 		Protected:    []string{state},
 		Volumes:      volumes,
 		Log:          slog.New(slog.DiscardHandler),
 	}
-	return openNode(tb, config)
 }
 
 func openNode(tb testing.TB, config sandbox.Config) *node {
@@ -153,15 +163,14 @@ func (n *node) suite() *sandboxtest.Suite {
 }
 
 func TestConformance(t *testing.T) {
-	n := newNode(t)
-	s := n.suite()
+	s := newNodeWithPool(t, 2).suite()
 	t.Run("composed", func(t *testing.T) {
 		if built.erofs == "" {
 			t.Skip("the kernel cannot mount composed images, as TestMain said")
 		}
 		s.TestAll(t)
 	})
-	layers := *s
+	layers := newNode(t).suite()
 	layers.Image.Erofs = ""
 	t.Run("layers", func(t *testing.T) { layers.TestAll(t) })
 }

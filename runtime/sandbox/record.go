@@ -10,12 +10,10 @@ import (
 	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"tero.internal/common/atomicfile"
 	"tero.internal/common/workload"
-	"tero.internal/runtime/internal/cgroup"
-	"tero.internal/runtime/internal/idmap"
+	"tero.internal/runtime/internal/prepared"
 	"tero.internal/runtime/keeper"
 )
 
@@ -28,15 +26,6 @@ const (
 	layerDir   = "layer"
 	pointsDir  = "points"
 )
-
-// recordFile is in a container's running folder, beside the rootfs.EtcFiles.
-const recordFile = "record.json"
-
-// record is what Destroy needs, written before anything else is made.
-type record struct {
-	Slot   idmap.Slot   `json:"slot"`
-	Cgroup cgroup.Group `json:"cgroup"`
-}
 
 // description is what Exec needs of a container.
 type description struct {
@@ -99,28 +88,9 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
-// loadRecord gives a container's record; nil when there is none, as after a
-// Create that ended before its first step, or when the machine was started anew.
-func (n *Native) loadRecord(id workload.ID) (*record, error) {
-	var r record
-	err := readJSON(filepath.Join(n.running(id), recordFile), &r)
-	var syntax *json.SyntaxError
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.As(err, &syntax): // ended before, or in, its first write
-		return nil, nil //nolint:nilnil // none is an answer
-	case err != nil:
-		return nil, err
-	}
-	return &r, nil
-}
-
-// group gives the cgroup of a container; of one without a record the one that
-// Create makes now, which is gone too unless somebody removed the record.
-func (n *Native) group(id workload.ID, r *record) *cgroup.Group {
-	if r != nil {
-		return &r.Cgroup
-	}
-	return n.tree.Plan(string(id), nil)
+// loadRecord gives a container's record; see prepared.ReadRecord.
+func (n *Native) loadRecord(id workload.ID) (*prepared.Record, error) {
+	return prepared.ReadRecord(n.running(id))
 }
 
 // loadExit gives a container's exit record; nil when there is none, or when the
@@ -162,21 +132,4 @@ func (n *Native) containers() ([]workload.ID, error) {
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids), nil
-}
-
-// memfile gives a memory file with data.
-func memfile(name string, data []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
-	if errors.Is(err, unix.EINVAL) { // before 6.3
-		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC)
-	}
-	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	if _, err := f.Write(data); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return f, nil
 }

@@ -1,13 +1,17 @@
 // Package sandbox makes isolated process trees: the native class, by Linux
-// namespaces. terod prepares each sandbox (cgroup, id range, root filesystem)
-// and compiles its configuration into a program of raw system calls; the keeper,
-// a small process that outlives terod, clones the process that runs it.
+// namespaces. terod compiles a container's configuration into programs of raw
+// system calls; the keeper, a small process that outlives terod, clones the
+// processes that run them. What does not depend on the container is done in a
+// process that is prepared before anybody asks for it, or when nobody has.
 //
 //	          terod                         keeper                     child
-//	Create    cgroup, ids, overlay,
-//	          program            -create->  clone3, id maps    -gate->  mounts, pivot, drop
-//	                             <-ready--                     <-ready  waits
-//	Start     files of the network -start->                    -gate->  seccomp, exec
+//	prepare   folders, cgroup, ids,
+//	          program            -prepare-> clone3, id maps    -gate->  namespaces, /proc, /sys, /dev
+//	                             <-done---                     <-ready- waits
+//	Create    takes a prepared one,
+//	          limits, root file
+//	          system, program
+//	Start     files of the network -start->                    -files-> root, mounts, pivot, drop, exec
 //	                             <-done---                     <-EOF-   payload runs
 //	                                        output -> log file
 //	Wait                         <-exit---  reap -> exit file
@@ -40,6 +44,8 @@ type Config struct {
 	InitPath string
 	// CgroupParent is the cgroup that all containers go under ("tero").
 	CgroupParent string
+	// Pool is how many sandboxes are prepared ahead of time; 0 for none.
+	Pool int
 	// Protected are further folders and sockets of TERO's, beside StateDir and
 	// RunDir, that no container may be given; see grant.Source.
 	Protected []string

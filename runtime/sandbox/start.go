@@ -8,14 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
-
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
-	"tero.internal/runtime/internal/keeperclient"
+	"tero.internal/runtime/internal/prepared"
 	"tero.internal/runtime/internal/protocol"
-	"tero.internal/runtime/internal/setup"
 )
 
 // Start writes the container's network files and executes its process. It
@@ -23,35 +19,47 @@ import (
 func (n *Native) Start(ctx context.Context, id workload.ID, endpoint *workload.Endpoint) error {
 	n.mu.Lock()
 	m := n.made[id]
-	n.mu.Unlock()
-	if m == nil { // made by a process before this one
-		d, err := n.describe(id)
-		if err != nil {
-			return err
-		}
-		m = &made{config: d.Config}
-	}
-	if err := n.writeEtc(id, m.config.Hostname, endpoint); err != nil {
-		return explainDisk(err)
-	}
-	if err := n.holds.Begin(n.LogPath(id)); err != nil {
-		return explainDisk(err)
-	}
-	n.mu.Lock()
 	delete(n.made, id)
 	n.mu.Unlock()
-	defer func() { _ = m.root.Close() }()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
-	defer cancel()
-	_, _, err := n.call(ctx, &protocol.Request{Op: protocol.OpStart, ID: string(id)})
-	switch keeperclient.Code(err) {
-	case protocol.OK:
-	case protocol.Unknown:
-		return fault.New(fault.NotFound, "there is no container %s", id.Short())
-	case protocol.WrongPhase:
-		return fault.New(fault.Conflict, "container %s was started before", id.Short())
+	if m == nil {
+		return n.notMade(id)
 	}
-	return n.explain(err, m.steps, m.root, m.config)
+	defer m.close()
+	if err := n.writeEtc(id, m.config.Hostname, endpoint); err != nil {
+		return prepared.ExplainDisk(err)
+	}
+	if err := n.holds.Begin(n.LogPath(id)); err != nil {
+		return prepared.ExplainDisk(err)
+	}
+	user, host := m.config.Process.User, m.prepared.Record.Slot.HostID()
+	req := &protocol.Request{
+		Op: protocol.OpStart, ID: string(id), From: m.prepared.Record.Name, Rlimits: m.limits,
+		UID: host + user.UID, GID: host + user.GID, OOM: protocol.None, Cgroup: protocol.None,
+	}
+	switch {
+	case m.config.Process.Terminal:
+		req.Flags |= protocol.FlagTerminal
+	case m.config.Annotations[annotationInput] == "true":
+		req.Flags |= protocol.FlagInput
+	}
+	boundLog(req, m.config)
+	folder, err := os.Open(n.folder(id))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = folder.Close() }()
+	req.Folder = int32(len(m.setup.Files()) + 1) //nolint:gosec // an index
+	_, _, err = prepared.Run(ctx, (*keeperOf)(n), req, m.setup, folder)
+	return prepared.Explain(err, m.setup.Steps(), m.root, m.config)
+}
+
+// notMade says why a container cannot be started.
+func (n *Native) notMade(id workload.ID) error {
+	if _, err := os.Stat(n.running(id)); err != nil {
+		return fault.New(fault.NotFound, "there is no container %s", id.Short())
+	}
+	return fault.New(fault.Conflict, "container %s was started before, or made by a node process that has ended", id.Short()).
+		WithHint("remove it and launch it again")
 }
 
 func (n *Native) describe(id workload.ID) (*description, error) {
@@ -92,32 +100,4 @@ func (n *Native) writeEtc(id workload.ID, hostname string, e *workload.Endpoint)
 		}
 	}
 	return nil
-}
-
-// explain makes a fault of what the keeper said about a process. root may be nil.
-func (n *Native) explain(err error, steps []string, root *os.File, config *specs.Spec) error {
-	var r *keeperclient.Refusal
-	if !errors.As(err, &r) {
-		return err
-	}
-	reply := r.Reply
-	switch reply.Code {
-	case protocol.Clone:
-		if reply.Errno == unix.ENOSPC || reply.Errno == unix.EAGAIN || reply.Errno == unix.ENOMEM {
-			return fault.New(fault.Exhausted, "the kernel makes no more processes or namespaces: %w", reply.Errno).
-				WithHint("remove containers, or raise the limits in /proc/sys/user and /proc/sys/kernel/pid_max")
-		}
-		return fault.New(fault.Unsupported, "the kernel refuses to make namespaces: %w", reply.Errno).
-			WithHint("\"tero doctor\" says what this machine lacks")
-	case protocol.Died:
-		return fault.New(fault.Exhausted, "the container was killed while it was set up").
-			WithHint("its memory limit may be too low")
-	case protocol.Step:
-		step := ""
-		if int(reply.At) < len(steps) {
-			step = steps[reply.At]
-		}
-		return setup.Explain(step, reply.Errno, config.Process, root)
-	}
-	return err
 }

@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -62,9 +63,9 @@ func TestParallel(t *testing.T) {
 // TestFullDisk floods the log of a container on a disk that is too small, then
 // makes room: the container waits meanwhile, and nothing is lost.
 func TestFullDisk(t *testing.T) {
-	disk := tmpfs(t, "1m")
+	disk, memory := tmpfs(t, "1m"), tmpfs(t, "1m")
 	n := openNode(t, sandbox.Config{
-		StateDir: filepath.Join(disk, "state"), RunDir: filepath.Join(t.TempDir(), "run"), InitPath: built.init,
+		StateDir: filepath.Join(disk, "state"), RunDir: filepath.Join(memory, "run"), InitPath: built.init,
 		CgroupParent: "tero-test-" + workload.NewID().Short(), Log: slog.New(slog.DiscardHandler),
 	})
 	s := n.suite()
@@ -83,8 +84,15 @@ func TestFullDisk(t *testing.T) {
 			t.Fatalf("%d blocks are still free", st.Bfree)
 		}
 	}
+	filler := filepath.Join(memory, "filler")
+	if err := os.WriteFile(filler, make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("fill the file system of RunDir: %v", err)
+	}
 	if _, err := n.Create(t.Context(), workload.NewID(), mustConfigure(t, n, s), image()); fault.KindOf(err) != fault.Exhausted || fault.HintOf(err) == "" {
 		t.Errorf("create on a full disk: %v", err)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
 	}
 	if err := unix.Mount("", disk, "", unix.MS_REMOUNT, "size=64m"); err != nil {
 		t.Fatal(err)

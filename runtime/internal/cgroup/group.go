@@ -51,6 +51,24 @@ func (t *Tree) Plan(name string, limits *specs.LinuxResources) *Group {
 	return g
 }
 
+// Names gives the names of the cgroups that there are, and that begin with prefix.
+func (t *Tree) Names(prefix string) ([]string, error) {
+	var names []string
+	for _, h := range t.hierarchies {
+		entries, err := os.ReadDir(h.dir)
+		if err != nil {
+			return nil, fmt.Errorf("list cgroups: %w", err)
+		}
+		for _, e := range entries {
+			if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
 // Create makes a planned cgroup with limits. On an error nothing is left.
 func (t *Tree) Create(ctx context.Context, g *Group, limits *specs.LinuxResources) (err error) {
 	defer func() {
@@ -58,9 +76,6 @@ func (t *Tree) Create(ctx context.Context, g *Group, limits *specs.LinuxResource
 			err = errors.Join(err, g.Remove(context.WithoutCancel(ctx)))
 		}
 	}()
-	if err := t.check(limits); err != nil {
-		return err
-	}
 	for _, dir := range g.Dirs {
 		h := t.of(dir)
 		if h == nil {
@@ -71,6 +86,20 @@ func (t *Tree) Create(ctx context.Context, g *Group, limits *specs.LinuxResource
 		}
 		if err := h.inheritCPUs(dir); err != nil {
 			return err
+		}
+	}
+	return t.Limit(g, limits)
+}
+
+// Limit sets limits of a cgroup; those that are not given stay as they are.
+func (t *Tree) Limit(g *Group, limits *specs.LinuxResources) error {
+	if err := t.check(limits); err != nil {
+		return err
+	}
+	for _, dir := range g.Dirs {
+		h := t.of(dir)
+		if h == nil {
+			return fmt.Errorf("limit cgroup: %s is in no hierarchy", dir)
 		}
 		for _, l := range settings(h, limits) {
 			if err := l.write(dir); err != nil {

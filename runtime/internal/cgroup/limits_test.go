@@ -35,13 +35,13 @@ func TestLimitsHold(t *testing.T) {
 		CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}, Memory: &specs.LinuxMemory{Limit: &limit, Swap: &swap},
 		Pids: &specs.LinuxPids{Limit: &pids},
 	}
-	g := tree.Plan("one", nil)
+	g := tree.Plan("one", limits)
 	if err := tree.Create(ctx, g, limits); err != nil {
 		t.Fatal(err)
 	}
 	var want, got []string
-	for i, dir := range g.Dirs {
-		for _, s := range settings(&tree.hierarchies[i], limits) {
+	for _, dir := range g.Dirs {
+		for _, s := range settings(tree.of(dir), limits) {
 			value, err := read(dir, s.file)
 			if err != nil && s.optional {
 				continue // v1 without accounting of swap

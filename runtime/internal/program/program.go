@@ -8,6 +8,11 @@
 //	instruction: number, six arguments, result slot, tolerated errors, jump
 //	argument:    immediate | offset in data | file that was sent | file of the keeper | slot
 //
+// A process runs up to two programs: one that prepares it, which is there before
+// the clone, and one that finishes it and executes the payload, which arrives
+// with its files when somebody has a use for the prepared process. The second
+// finds the slots as the first left them.
+//
 // A call that fails ends the program with its index and errno, which is all
 // that has to cross back: the sender knows what each index was for. A tolerated
 // error jumps forward, never back, so every program ends.
@@ -32,7 +37,7 @@ const (
 	Data
 	// File is an index in the files sent along.
 	File
-	// Own is one of the keeper's own files: OwnGate ... OwnStderr.
+	// Own is one of the keeper's own files: OwnStatus ... OwnInit.
 	Own
 	// Slot is the result of an earlier instruction.
 	Slot
@@ -40,10 +45,8 @@ const (
 
 // The keeper's own files, as values of arguments of kind Own.
 const (
-	// OwnGate gives one byte a gate: id maps written, then start.
-	OwnGate = iota
-	// OwnStatus takes reports; it closes on exec.
-	OwnStatus
+	// OwnStatus takes reports, and gives the second program's files; it closes on exec.
+	OwnStatus = iota
 	// OwnStdin is the read end of standard input.
 	OwnStdin
 	// OwnStdout and OwnStderr are the write ends of the output pipes.
@@ -55,15 +58,17 @@ const (
 	OwnFiles
 )
 
+// StatusFD is the descriptor of OwnStatus; all files that come with the second
+// program have higher numbers.
+const StatusFD = 3
+
 // Slots is how many results a program can hold.
 const Slots = 16
 
 // Flags of an instruction.
 const (
-	// FlagEOF ends the child silently when the call gives 0: the keeper is gone.
-	FlagEOF = 1 << iota
 	// FlagStore writes the low 32 bits of the slot in Args[1] to the data at offset Args[0]; no call is made.
-	FlagStore
+	FlagStore = 1 << iota
 	// FlagKeep remembers a tolerated error that is neither ENOENT nor ENOTDIR, for FlagFail.
 	FlagKeep
 	// FlagFail ends the program with the error that FlagKeep remembered, else ENOENT; no call is made.
@@ -242,34 +247,37 @@ func (p *Program) Refers(file int) bool {
 	return false
 }
 
-// Link replaces files and data offsets by what the child will see: descriptor
-// numbers and addresses, base being the address of p.Data.
-func (p *Program) Link(base uintptr, files []int, own [OwnFiles]int) {
+// Link replaces data offsets by addresses, base being that of p.Data, and the
+// keeper's own files by what the child has: status is its descriptor of
+// OwnStatus, own the indexes of the others in the files that it gets, or -1 for
+// one that it does not get, which no program may refer to then.
+func (p *Program) Link(base uintptr, status int, own [OwnFiles]int) error {
 	for _, r := range p.Relocations {
 		binary.LittleEndian.PutUint64(p.Data[r.At:], uint64(base)+uint64(r.Target))
 	}
 	for i := range p.Code {
 		c := &p.Code[i]
-		for k := range c.Args {
-			switch c.Kinds[k] {
-			case Data:
-				c.Args[k] += uint64(base)
-			case File:
-				c.Args[k] = uint64(files[c.Args[k]]) //nolint:gosec // an open descriptor is not negative
-			case Own:
-				c.Args[k] = uint64(int64(own[c.Args[k]])) //nolint:gosec // -1 for a file that is not there
-			case Imm, Slot:
-				continue
+		for k, v := range c.Args {
+			switch {
+			case c.Kinds[k] == Data:
+				c.Kinds[k], c.Args[k] = Imm, v+uint64(base)
+			case c.Kinds[k] != Own:
+			case v == OwnStatus:
+				c.Kinds[k], c.Args[k] = Imm, uint64(status) //nolint:gosec // an open descriptor is not negative
+			case own[v] >= 0:
+				c.Kinds[k], c.Args[k] = File, uint64(own[v])
+			default:
+				return fmt.Errorf("%w: instruction %d: file %d of the keeper is not there", ErrMalformed, i, v)
 			}
-			c.Kinds[k] = Imm
 		}
 	}
+	return nil
 }
 
 // Report is what a child writes to its status socket.
 type Report struct {
-	// Ready is true when the child waits for the second gate; otherwise At and
-	// Errno say which instruction failed.
+	// Ready is true when the child has run its first program, or sends its
+	// terminal; otherwise At and Errno say which instruction failed.
 	Ready bool
 	At    uint32
 	Errno unix.Errno

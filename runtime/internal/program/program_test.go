@@ -23,7 +23,7 @@ func sample() *program.Builder {
 	missing.Land()
 	b.Store(b.Bytes(make([]byte, 4)), 2)
 	b.Call(unix.SYS_EXECVE, b.String("text"), b.Vector([]string{"text", "b"}), b.Vector(nil)).Flag(program.FlagKeep)
-	b.Call(unix.SYS_READ, program.O(program.OwnGate)).Flag(program.FlagEOF)
+	b.Call(unix.SYS_READ, program.O(program.OwnStdin), program.O(program.OwnStatus))
 	b.Fail()
 	return &b
 }
@@ -52,9 +52,17 @@ func TestLink(t *testing.T) {
 	p := sample().Program()
 	vector := p.Code[4].Args[1]
 	base := uintptr(unsafe.Pointer(unsafe.SliceData(p.Data)))
-	p.Link(base, []int{10, 11}, [program.OwnFiles]int{20, 21, 22, 23, 24, 25})
-	if p.Code[0].Args[0] != 11 || p.Code[5].Args[0] != 20 {
-		t.Errorf("files %d, %d", p.Code[0].Args[0], p.Code[5].Args[0])
+	if err := p.Link(base, 20, [program.OwnFiles]int{-1, 2, 3, 4, -1}); err != nil {
+		t.Fatal(err)
+	}
+	if c := p.Code[0]; c.Kinds[0] != program.File || c.Args[0] != 1 {
+		t.Errorf("file: kind %d, %d", c.Kinds[0], c.Args[0])
+	}
+	if c := p.Code[5]; c.Kinds[0] != program.File || c.Args[0] != 2 || c.Kinds[1] != program.Imm || c.Args[1] != 20 {
+		t.Errorf("the keeper's files: kinds %v, %v", c.Kinds, c.Args)
+	}
+	if err := sample().Program().Link(base, 20, [program.OwnFiles]int{-1, -1, -1, -1, -1}); !errors.Is(err, program.ErrMalformed) {
+		t.Errorf("a file that is not there: %v", err)
 	}
 	if p.Code[2].Kinds[0] != program.Slot || p.Code[2].Args[0] != 3 {
 		t.Errorf("slot %v %d", p.Code[2].Kinds[0], p.Code[2].Args[0])
@@ -87,10 +95,13 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("instruction %d stores out of the data", i)
 			}
 		}
-		p.Link(4096, []int{3, 4}, [program.OwnFiles]int{})
+		if err := p.Link(4096, 3, [program.OwnFiles]int{-1, 2, 3, 4, 5}); err != nil {
+			t.Error(err)
+		}
 		for i, c := range p.Code {
 			for k, v := range c.Args {
-				if c.Kinds[k] != program.Imm && c.Kinds[k] != program.Slot || c.Kinds[k] == program.Slot && v >= program.Slots {
+				if c.Kinds[k] == program.Data || c.Kinds[k] == program.Own ||
+					c.Kinds[k] == program.Slot && v >= program.Slots || c.Kinds[k] == program.File && v > 5 {
 					t.Errorf("instruction %d, argument %d: kind %d, %d", i, k, c.Kinds[k], v)
 				}
 			}

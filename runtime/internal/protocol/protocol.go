@@ -13,7 +13,7 @@ import (
 )
 
 // Version is raised when the two sides of a change could misunderstand each other.
-const Version = 2
+const Version = 3
 
 // Op is what a request asks for.
 type Op uint16
@@ -22,12 +22,12 @@ type Op uint16
 const (
 	// OpHello must be the first; the reply's PID is the keeper's own.
 	OpHello Op = iota + 1
-	// OpUserNS gives a user namespace with the ids of HostID, as File.
-	OpUserNS
-	// OpCreate clones a container's process; the reply comes when it waits for
-	// the start. Number is the keeper's descriptor of its network namespace.
-	OpCreate
-	// OpStart opens the gate; the reply comes when the payload executes.
+	// OpPrepare clones a process that runs Program and waits: a container that
+	// lacks only what is its own. ID is its name until OpStart. Number is the
+	// keeper's descriptor of its network namespace, File its user namespace.
+	OpPrepare
+	// OpStart sends a prepared process, From, the program that makes it the
+	// container ID; the reply comes when the payload executes.
 	OpStart
 	// OpSignal sends Number to the first process (or, with Token, to one of OpExec).
 	OpSignal
@@ -42,14 +42,14 @@ const (
 	OpInput
 	// OpCloseInput closes the keeper's write end of standard input.
 	OpCloseInput
-	// OpForget kills what is left of a container and forgets it; WrongPhase
-	// while OpCreate is under way.
+	// OpForget kills what is left of a container, or of the prepared process
+	// From, and forgets it; WrongPhase while OpPrepare is under way.
 	OpForget
 	// OpShutdown ends the keeper, unless it has containers.
 	OpShutdown
 )
 
-// Flags of OpCreate and OpExec.
+// Flags of OpStart and OpExec.
 const (
 	// FlagTerminal says that the program sends the master of a terminal with its ready report.
 	FlagTerminal = 1 << iota
@@ -73,6 +73,7 @@ type Request struct {
 	Op    Op
 	Seq   uint32
 	ID    string
+	From  string
 	Token uint32
 	Flags uint32
 	// Number is a signal (OpSignal) or Version (OpHello).
@@ -90,7 +91,8 @@ type Request struct {
 	LogFiles uint32
 	// Program, Folder, OOM and Cgroup are indexes of files, or None: the
 	// program, the container's folder, the file that counts kills for lack of
-	// memory, the cgroup v2 folder to be born in.
+	// memory, the cgroup v2 folder to be born in. A program's own files come
+	// before these.
 	Program, Folder, OOM, Cgroup int32
 }
 
@@ -119,7 +121,8 @@ type Phase uint8
 
 // The phases.
 const (
-	Created Phase = iota + 1
+	// Prepared processes are not named after a container yet.
+	Prepared Phase = iota + 1
 	Running
 	Exited
 )
@@ -174,6 +177,7 @@ func (r *Request) Encode() []byte {
 	e.u16(uint16(r.Op))
 	e.u32(r.Seq)
 	e.str(r.ID)
+	e.str(r.From)
 	e.u32(r.Token)
 	e.u32(r.Flags)
 	e.i32(r.Number)
@@ -200,7 +204,7 @@ func (r *Request) Encode() []byte {
 func DecodeRequest(b []byte, files int) (*Request, error) {
 	d := decoder{b: b}
 	r := &Request{
-		Op: Op(d.u16()), Seq: d.u32(), ID: d.str(), Token: d.u32(), Flags: d.u32(), Number: d.i32(),
+		Op: Op(d.u16()), Seq: d.u32(), ID: d.str(), From: d.str(), Token: d.u32(), Flags: d.u32(), Number: d.i32(),
 		HostID: d.u32(), Size: d.u32(), CloneFlags: d.u64(), UID: d.u32(), GID: d.u32(),
 	}
 	for range min(int(d.u16()), 64) {

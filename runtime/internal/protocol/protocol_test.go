@@ -13,7 +13,7 @@ import (
 
 func TestRoundTrip(t *testing.T) {
 	request := &protocol.Request{
-		Op: protocol.OpCreate, Seq: 7, ID: "id", Token: 9, Flags: 3, Number: -4, HostID: 1 << 31, Size: 65536, CloneFlags: 1 << 40,
+		Op: protocol.OpStart, Seq: 7, ID: "id", From: "prepared", Token: 9, Flags: 3, Number: -4, HostID: 1 << 31, Size: 65536, CloneFlags: 1 << 40,
 		UID: 5, GID: 6, Rlimits: []protocol.Rlimit{{Resource: 7, Soft: 1, Hard: ^uint64(0)}}, Program: 0, Folder: 1, OOM: protocol.None, Cgroup: 2,
 	}
 	got, err := protocol.DecodeRequest(request.Encode(), 3)

@@ -12,6 +12,7 @@ import (
 
 	"tero.internal/runtime/internal/landlock"
 	"tero.internal/runtime/internal/program"
+	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/internal/rootfs"
 	"tero.internal/runtime/internal/seccomp"
 )
@@ -19,8 +20,8 @@ import (
 // Options say what a container is made of.
 type Options struct {
 	Config *specs.Spec
-	// Tasks are the v1 cgroups to enter.
-	Tasks []*os.File
+	// Shape is what the process was prepared for; Config must fit it.
+	Shape *Shape
 	// Root is the root file system, mounted nowhere yet.
 	Root *os.File
 	// UserNS is a user namespace with the container's id map.
@@ -30,11 +31,14 @@ type Options struct {
 	Mounts map[string]*os.File
 	// Etc is the folder with the container's own rootfs.EtcFiles, owned by its root.
 	Etc string
+	// Limits are the resource limits.
+	Limits []protocol.Rlimit
 }
 
-// Container gives the program that sets a container up and executes its process.
+// Container gives the program that makes a prepared process a container and
+// executes its payload.
 func (f *Filters) Container(o Options) (_ *Setup, err error) {
-	c := &Setup{config: o.Config}
+	c := &Setup{config: o.Config, limits: o.Limits}
 	defer func() {
 		if err != nil {
 			c.Close()
@@ -48,16 +52,11 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 		return nil, err
 	}
 	c.fenced = landlock.Rules(o.Config, f.landlockABI())
-	c.rootFile = c.Send(o.Root)
-	c.joinCgroups(o.Tasks)
-	c.oomScore(p)
-	if HasNamespace(o.Config, specs.CgroupNamespace) {
-		c.unshareCgroup()
-	}
-	c.becomeRoot()
-	c.identity(HasNamespace(o.Config, specs.NetworkNamespace))
+	c.root = program.F(c.Send(o.Root))
+	c.hostname()
 	c.attachRoot()
-	if err := c.mounts(o.UserNS, o.Mounts); err != nil {
+	c.moveStaged(o.Shape)
+	if err := c.mounts(o.Config.Mounts[len(o.Shape.Mounts):], o.Shape.fresh(), o.UserNS, o.Mounts); err != nil {
 		return nil, err
 	}
 	for _, name := range rootfs.EtcFiles() {
@@ -65,8 +64,10 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 			return nil, err
 		}
 	}
-	c.sysctls(o.Config.Linux.Sysctl)
-	c.restrict(o.Config.Linux)
+	c.restrict(o.Shape.rest(o.Config.Linux.ReadonlyPaths), o.Shape.rest(o.Config.Linux.MaskedPaths))
+	if p.Terminal {
+		c.makeConsole()
+	}
 	c.pivot()
 	if p.Terminal {
 		c.terminal(p)
@@ -77,10 +78,10 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 
 // Process gives the program that joins a running container of this
 // configuration and executes a further process.
-func (f *Filters) Process(config *specs.Spec, p *specs.Process, tasks []*os.File) (*Setup, error) {
+func (f *Filters) Process(config *specs.Spec, p *specs.Process, tasks []*os.File, limits []protocol.Rlimit) (*Setup, error) {
 	joined := *config
 	joined.Process = p
-	c := &Setup{config: &joined, fenced: landlock.Rules(config, f.landlockABI())}
+	c := &Setup{config: &joined, limits: limits, fenced: landlock.Rules(config, f.landlockABI())}
 	if err := c.compile(f); err != nil {
 		return nil, err
 	}
@@ -103,14 +104,16 @@ func (f *Filters) Process(config *specs.Spec, p *specs.Process, tasks []*os.File
 	return c, c.finish(p)
 }
 
-// finish is what every program ends with, inside the container's root.
+// finish is what every program that executes a payload ends with, inside the
+// container's root.
 func (c *Setup) finish(p *specs.Process) error {
 	c.stdio(p.Terminal)
+	if p.Terminal {
+		c.sendTerminal()
+	}
 	if err := c.confine(p); err != nil {
 		return err
 	}
-	c.ready(p.Terminal)
-	c.wait()
 	c.exec(p)
 	return nil
 }

@@ -20,7 +20,7 @@ func compileProcess(t *testing.T, config *specs.Spec, abi int) *Setup {
 	t.Helper()
 	f := &Filters{abi: abi}
 	f.once.Do(func() {})
-	c, err := f.Process(config, config.Process, nil)
+	c, err := f.Process(config, config.Process, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"tero.internal/runtime/internal/program"
 	"tero.internal/runtime/internal/protocol"
 )
 
@@ -48,6 +49,15 @@ func limitNumber(name string) (int, bool) {
 		"RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
 	}[name]
 	return number, ok
+}
+
+// rlimits sets the limits: late, since setting up may need more than they give.
+// What is above the process's own hard limits was raised from outside.
+func (c *Setup) rlimits() {
+	c.Step("set resource limits")
+	for _, l := range c.limits {
+		c.Call(unix.SYS_PRLIMIT64, program.I(0), program.I(l.Resource), c.Words(l.Soft, l.Hard), program.I(0))
+	}
 }
 
 // hasCapability tells whether this process has a capability.

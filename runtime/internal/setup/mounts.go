@@ -32,19 +32,6 @@ const (
 	fsconfigCreate = 6
 )
 
-// attachPoint is where the root file system is mounted for the moment before it
-// becomes the root: a folder that every host has, in a mount namespace that
-// nobody else sees.
-const attachPoint = "/proc"
-
-// attachRoot makes the mounts private and mounts the root file system.
-func (c *Setup) attachRoot() {
-	c.Step("mount the root file system")
-	c.Call(unix.SYS_UMASK, program.I(0))
-	c.Call(unix.SYS_MOUNT, program.I(0), c.String("/"), program.I(0), program.I(unix.MS_REC|unix.MS_PRIVATE), program.I(0))
-	c.Call(unix.SYS_MOVE_MOUNT, program.F(c.rootFile), c.String(""), cwd(), c.String(attachPoint), program.I(unix.MOVE_MOUNT_F_EMPTY_PATH))
-}
-
 // inRoot opens a path inside the container's root, whatever links are there;
 // resolve adds to how it is looked up.
 func (c *Setup) inRoot(path string, flags uint64, slot int, resolve ...uint64) *program.Last {
@@ -53,7 +40,7 @@ func (c *Setup) inRoot(path string, flags uint64, slot int, resolve ...uint64) *
 		all |= r
 	}
 	how := c.Words(flags|unix.O_CLOEXEC, 0, all)
-	return c.Call(unix.SYS_OPENAT2, program.F(c.rootFile), c.String(Inside(path)), how, program.I(24)).Out(slot)
+	return c.Call(unix.SYS_OPENAT2, c.root, c.String(Inside(path)), how, program.I(24)).Out(slot)
 }
 
 // Inside gives a container's path relative to its root.
@@ -68,12 +55,11 @@ func (c *Setup) moveTo(mount program.Arg) {
 	c.closeSlot(slotTarget)
 }
 
-// mounts mounts what the configuration lists. ready are those that the caller
-// has prepared, by destination.
-func (c *Setup) mounts(userNS *os.File, ready map[string]*os.File) error {
-	var fresh []string // mounts in which mount points can be made
-	for i := range c.config.Mounts {
-		m := &c.config.Mounts[i]
+// mounts mounts a list. fresh are mounts that are there already, in which mount
+// points can be made; ready are those that the caller has prepared, by destination.
+func (c *Setup) mounts(list []specs.Mount, fresh []string, userNS *os.File, ready map[string]*os.File) error {
+	for i := range list {
+		m := &list[i]
 		c.Step(StepMount + m.Destination)
 		o, err := parseOptions(m)
 		if err != nil {
@@ -127,14 +113,11 @@ func ofSandbox(destination string) bool {
 func (c *Setup) makePoint(destination string, fresh []string, ready *os.File, resolve uint64) error {
 	dir := filepath.Clean(destination)
 	var missing []string
-	for ; dir != "/"; dir = filepath.Dir(dir) {
-		if slices.Contains(fresh, dir) {
-			break
+	for ; !slices.Contains(fresh, dir); dir = filepath.Dir(dir) {
+		if dir == "/" {
+			return nil // on the root file system, which has it already
 		}
 		missing = append(missing, dir)
-	}
-	if dir == "/" {
-		return nil // on the root file system, which has it already
 	}
 	file, err := notFolder(ready)
 	if err != nil {
@@ -235,10 +218,6 @@ func (c *Setup) fillDev() {
 		c.moveTo(program.S(slotMount))
 		c.closeSlot(slotMount)
 	}
-	if c.config.Process.Terminal {
-		c.Call(unix.SYS_OPENAT, program.S(slotFolder), c.String("console"), create, program.I(0o600)).Out(slotTarget)
-		c.closeSlot(slotTarget)
-	}
 	for _, l := range [][2]string{
 		{"/proc/self/fd", "fd"},
 		{"/proc/self/fd/0", "stdin"},
@@ -251,11 +230,21 @@ func (c *Setup) fillDev() {
 	c.closeSlot(slotFolder)
 }
 
-// cloneHost leaves a copy of a host's path, which must not be below attachPoint,
+// cloneHost leaves a copy of a host's path, which must not be below stagePoint,
 // in slotMount, with further attributes.
 func (c *Setup) cloneHost(path string, attributes uint64) {
 	c.Call(unix.SYS_OPEN_TREE, cwd(), c.String(path), program.I(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Out(slotMount)
 	c.Call(unix.SYS_MOUNT_SETATTR, program.S(slotMount), c.String(""), program.I(unix.AT_EMPTY_PATH), c.Words(attributes, 0, 0, 0), program.I(32))
+}
+
+// makeConsole makes the file that console mounts over.
+func (c *Setup) makeConsole() {
+	c.Step("make /dev/console")
+	c.inRoot("/dev", unix.O_PATH|unix.O_DIRECTORY, slotFolder)
+	create := program.I(unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW)
+	c.Call(unix.SYS_OPENAT, program.S(slotFolder), c.String("console"), create, program.I(0o600)).Out(slotTarget)
+	c.closeSlot(slotTarget)
+	c.closeSlot(slotFolder)
 }
 
 // console makes the terminal's slave /dev/console.
@@ -268,8 +257,8 @@ func (c *Setup) console() {
 }
 
 // restrict hides the masked paths and write-protects the read-only ones.
-func (c *Setup) restrict(l *specs.Linux) {
-	for _, p := range l.ReadonlyPaths {
+func (c *Setup) restrict(readonly, masked []string) {
+	for _, p := range readonly {
 		c.Step("make " + p + " read-only")
 		missing := c.inRoot(p, unix.O_PATH, slotTarget).Tolerate(unix.ENOENT)
 		c.Call(unix.SYS_OPEN_TREE, program.S(slotTarget), c.String(""),
@@ -280,7 +269,7 @@ func (c *Setup) restrict(l *specs.Linux) {
 		c.closeSlot(slotMount)
 		missing.Land()
 	}
-	for _, p := range l.MaskedPaths {
+	for _, p := range masked {
 		c.Step("mask " + p)
 		missing := c.inRoot(p, unix.O_PATH, slotTarget).Tolerate(unix.ENOENT)
 		file := c.inRoot(p, unix.O_PATH|unix.O_DIRECTORY, slotFolder).Tolerate(unix.ENOTDIR)
@@ -306,7 +295,7 @@ func (c *Setup) sysctls(values map[string]string) {
 		c.Step("set the kernel parameter " + name)
 		path := Inside("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
 		how := c.Words(unix.O_WRONLY|unix.O_CLOEXEC, 0, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
-		c.Call(unix.SYS_OPENAT2, program.F(c.rootFile), c.String(path), how, program.I(24)).Out(slotContext)
+		c.Call(unix.SYS_OPENAT2, c.root, c.String(path), how, program.I(24)).Out(slotContext)
 		c.Call(unix.SYS_WRITE, program.S(slotContext), c.String(values[name]), program.I(len(values[name])))
 		c.closeSlot(slotContext)
 	}

@@ -1,5 +1,6 @@
 // Package setup compiles the configuration of a container, or of a further
-// process in one, to a program of raw system calls.
+// process in one, to programs of raw system calls: one that prepares a process
+// for any container of a Shape, and one that makes it a certain container.
 package setup
 
 import (
@@ -16,6 +17,7 @@ import (
 	"tero.internal/common/fault"
 	"tero.internal/runtime/internal/landlock"
 	"tero.internal/runtime/internal/program"
+	"tero.internal/runtime/internal/protocol"
 )
 
 // Slots of the programs.
@@ -27,6 +29,7 @@ const (
 	slotMaster         // the terminal
 	slotSlave
 	slotRules // the Landlock rules
+	slotStage // the file system that what is prepared is mounted on
 )
 
 // Setup is the program of one process, with the files that it refers to.
@@ -36,9 +39,10 @@ type Setup struct {
 	// files are what is sent along; owned those of them to close afterwards.
 	files []*os.File
 	owned []*os.File
-	// rootFile is the index of the root file system.
-	rootFile int
-	filter   []unix.SockFilter
+	// root is what paths are resolved in: the stage, or the container's root.
+	root   program.Arg
+	limits []protocol.Rlimit
+	filter []unix.SockFilter
 	// filterFlags are those of seccomp(2) for the filter.
 	filterFlags uint64
 	// fenced is the Landlock layer, or nil; proc the index of the host's /proc,
@@ -75,7 +79,9 @@ func cwd() program.Arg { return program.I(unix.AT_FDCWD) }
 func (c *Setup) joinCgroups(tasks []*os.File) {
 	c.Step("enter the cgroup")
 	for _, f := range tasks {
-		c.Call(unix.SYS_WRITE, program.F(c.Send(f)), c.String("0"), program.I(1))
+		file := program.F(c.Send(f))
+		c.Call(unix.SYS_WRITE, file, c.String("0"), program.I(1))
+		c.Call(unix.SYS_CLOSE, file)
 	}
 }
 
@@ -96,8 +102,19 @@ func (c *Setup) notDumpable() {
 	c.Call(unix.SYS_PRCTL, program.I(unix.PR_SET_DUMPABLE), program.I(0), program.I(0), program.I(0), program.I(0))
 }
 
-// identity sets the host name and brings the loopback interface up.
-func (c *Setup) identity(network bool) {
+// loopback brings the loopback interface up.
+func (c *Setup) loopback() {
+	c.Step("bring up the loopback interface")
+	request := make([]byte, 40) // struct ifreq
+	copy(request, "lo")
+	binary.LittleEndian.PutUint16(request[16:], unix.IFF_UP|unix.IFF_RUNNING)
+	c.Call(unix.SYS_SOCKET, program.I(unix.AF_INET), program.I(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), program.I(0)).Out(slotContext)
+	c.Call(unix.SYS_IOCTL, program.S(slotContext), program.I(unix.SIOCSIFFLAGS), c.Bytes(request))
+	c.closeSlot(slotContext)
+}
+
+// hostname sets the host name.
+func (c *Setup) hostname() {
 	if name := c.config.Hostname; name != "" {
 		c.Step("set the host name")
 		c.Call(unix.SYS_SETHOSTNAME, c.String(name), program.I(len(name)))
@@ -106,15 +123,6 @@ func (c *Setup) identity(network bool) {
 		c.Step("set the domain name")
 		c.Call(unix.SYS_SETDOMAINNAME, c.String(name), program.I(len(name)))
 	}
-	if network {
-		c.Step("bring up the loopback interface")
-		request := make([]byte, 40) // struct ifreq
-		copy(request, "lo")
-		binary.LittleEndian.PutUint16(request[16:], unix.IFF_UP|unix.IFF_RUNNING)
-		c.Call(unix.SYS_SOCKET, program.I(unix.AF_INET), program.I(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), program.I(0)).Out(slotContext)
-		c.Call(unix.SYS_IOCTL, program.S(slotContext), program.I(unix.SIOCSIFFLAGS), c.Bytes(request))
-		c.closeSlot(slotContext)
-	}
 }
 
 func (c *Setup) closeSlot(slot int) { c.Call(unix.SYS_CLOSE, program.S(slot)) }
@@ -122,11 +130,11 @@ func (c *Setup) closeSlot(slot int) { c.Call(unix.SYS_CLOSE, program.S(slot)) }
 // pivot makes the container's root the only file system there is.
 func (c *Setup) pivot() {
 	c.Step("change to the root file system")
-	c.Call(unix.SYS_FCHDIR, program.F(c.rootFile))
+	c.Call(unix.SYS_FCHDIR, c.root)
 	c.Call(unix.SYS_PIVOT_ROOT, c.String("."), c.String("."))
 	c.Call(unix.SYS_UMOUNT2, c.String("."), program.I(unix.MNT_DETACH))
 	c.Call(unix.SYS_CHDIR, c.String("/"))
-	c.Call(unix.SYS_CLOSE, program.F(c.rootFile))
+	c.Call(unix.SYS_CLOSE, c.root)
 }
 
 // stdio puts the standard streams in place.
@@ -161,16 +169,12 @@ func (c *Setup) terminal(p *specs.Process) {
 	}
 }
 
-// ready reports that the process is set up, with its terminal if it has one.
-func (c *Setup) ready(terminal bool) {
-	c.Step("report")
+// sendTerminal hands over the master of the terminal.
+func (c *Setup) sendTerminal() {
+	c.Step("hand over the terminal")
 	var report [program.ReportSize]byte
 	binary.LittleEndian.PutUint32(report[:], program.ReportReady)
 	data := c.Bytes(report[:])
-	if !terminal {
-		c.Call(unix.SYS_WRITE, program.O(program.OwnStatus), data, program.I(program.ReportSize))
-		return
-	}
 	// struct msghdr with one iovec and one SCM_RIGHTS message.
 	control := make([]byte, 24)
 	binary.LittleEndian.PutUint64(control[0:], 20)
@@ -188,20 +192,22 @@ func (c *Setup) ready(terminal bool) {
 	c.closeSlot(slotMaster)
 }
 
-// wait waits for the second gate; the process ends silently when the keeper does.
-func (c *Setup) wait() {
-	c.Step("wait for the start")
-	c.Call(unix.SYS_READ, program.O(program.OwnGate), c.Bytes(make([]byte, 1)), program.I(1)).Flag(program.FlagEOF)
+// closeFiles closes all that the program came with: nothing that is opened by a
+// name of the configuration may be one of these (CVE-2024-21626).
+func (c *Setup) closeFiles() {
+	c.Step("close files")
+	c.Call(unix.SYS_CLOSE_RANGE, program.I(program.StatusFD+1), program.I(^uint32(0)), program.I(0))
 }
 
-// confine drops what the payload must not have. Everything the process could
-// be tricked with is closed or marked to close before.
+// confine drops what the payload must not have.
 func (c *Setup) confine(p *specs.Process) error {
 	c.labels(p)
+	c.closeFiles()
 	c.execution(p)
 	c.fence()
 	if !p.NoNewPrivileges { // only a privileged process may do these without no_new_privs
 		c.enclose()
+		c.rlimits()
 		c.seccomp()
 	}
 	if err := c.capabilities(p); err != nil {
@@ -304,8 +310,6 @@ func (c *Setup) capabilities(p *specs.Process) error {
 
 // exec executes the payload: the last steps of every program.
 func (c *Setup) exec(p *specs.Process) {
-	c.Step("close files")
-	c.Call(unix.SYS_CLOSE_RANGE, program.I(3), program.I(^uint32(0)), program.I(unix.CLOSE_RANGE_CLOEXEC))
 	argv, env := c.Vector(p.Args), c.Vector(p.Env)
 	paths := Candidates(p.Args[0], p.Env)
 	targets := make([]program.Arg, len(paths))
@@ -313,6 +317,7 @@ func (c *Setup) exec(p *specs.Process) {
 		targets[i] = c.String(path)
 	}
 	if p.NoNewPrivileges {
+		c.rlimits()
 		c.seccomp()
 	}
 	c.Step(StepExec)

@@ -1,4 +1,4 @@
-package setup
+package prepared
 
 import (
 	"bytes"
@@ -12,31 +12,32 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
+	"tero.internal/runtime/internal/setup"
 )
 
-// Explain makes a fault of a failed step of a program. An unknown step, "", is
+// explainStep makes a fault of a failed step of a program. An unknown step, "", is
 // taken for the last. root is the container's root file system, or nil.
-func Explain(step string, errno unix.Errno, p *specs.Process, root *os.File) error {
-	if step == StepExec || step == "" {
+func explainStep(step string, errno unix.Errno, p *specs.Process, root *os.File) error {
+	if step == setup.StepExec || step == "" {
 		return explainExec(errno, p, root)
 	}
-	if step == StepOOM && (errno == unix.EACCES || errno == unix.EPERM) {
+	if step == setup.StepOOM && (errno == unix.EACCES || errno == unix.EPERM) {
 		return fault.New(fault.Unsupported, "oomScoreAdj %d would protect the container more than the node itself is: %w", *p.OOMScoreAdj, errno).
 			WithHint("choose a higher one, 0 to 1000")
 	}
-	if name, ok := strings.CutPrefix(step, StepFolder); ok && errno == unix.ENOENT {
+	if name, ok := strings.CutPrefix(step, setup.StepFolder); ok && errno == unix.ENOENT {
 		return fault.New(fault.NotFound, "working directory %q does not exist in the image", name).
 			WithHint("choose another with --workdir")
 	}
-	if name, ok := strings.CutPrefix(step, StepAppArmor); ok && errno == unix.ENOENT {
+	if name, ok := strings.CutPrefix(step, setup.StepAppArmor); ok && errno == unix.ENOENT {
 		return fault.New(fault.NotFound, "the AppArmor profile %q is not loaded on this node", name).
 			WithHint("load it with \"apparmor_parser -r FILE\"; \"aa-status\" lists those that are")
 	}
-	if label, ok := strings.CutPrefix(step, StepSELinux); ok && errno == unix.EINVAL {
+	if label, ok := strings.CutPrefix(step, setup.StepSELinux); ok && errno == unix.EINVAL {
 		return fault.New(fault.Invalid, "the SELinux policy of this node has no label %q", label).
 			WithHint("is the container policy (container-selinux) installed, and the label of the form user:role:type:level?")
 	}
-	if name, ok := strings.CutPrefix(step, StepMount); ok {
+	if name, ok := strings.CutPrefix(step, setup.StepMount); ok {
 		if f := explainMount(name, errno); f != nil {
 			return f
 		}
@@ -92,7 +93,7 @@ func explainExec(errno unix.Errno, p *specs.Process, root *os.File) error {
 		return fault.New(kindOf(errno), "command %q could not be executed: %w", command, errno)
 	}
 	if root != nil {
-		for _, path := range Candidates(command, p.Env) {
+		for _, path := range setup.Candidates(command, p.Env) {
 			if !filepath.IsAbs(path) {
 				path = filepath.Join(p.Cwd, path)
 			}
@@ -115,7 +116,7 @@ func interpreter(root *os.File, path string) string {
 		return ""
 	}
 	controlled := raw.Control(func(dir uintptr) {
-		fd, err = unix.Openat2(int(dir), Inside(path), &unix.OpenHow{
+		fd, err = unix.Openat2(int(dir), setup.Inside(path), &unix.OpenHow{
 			Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 		})
 	})

@@ -1,4 +1,4 @@
-package keeper
+package spawn
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 	"tero.internal/runtime/internal/protocol"
 )
 
-// wait waits for the end of a child and reaps it.
-func wait(pidfd *os.File) (protocol.Exit, error) {
+// Wait waits for the end of a child and reaps it.
+func Wait(pidfd *os.File) (protocol.Exit, error) {
 	raw, err := pidfd.SyscallConn()
 	if err != nil {
 		return protocol.Exit{}, err
@@ -47,8 +47,8 @@ const (
 	cldExited = 1
 )
 
-// signal sends sig to the process of a pidfd; ESRCH when it is gone.
-func signal(pidfd *os.File, sig unix.Signal) error {
+// Signal sends sig to the process of a pidfd; ESRCH when it is gone.
+func Signal(pidfd *os.File, sig unix.Signal) error {
 	raw, err := pidfd.SyscallConn()
 	if err != nil {
 		return err
@@ -60,8 +60,8 @@ func signal(pidfd *os.File, sig unix.Signal) error {
 	return errors.Join(err, sent)
 }
 
-// control runs f with the file's descriptor.
-func control(file *os.File, f func(fd int) error) error {
+// Control runs f with the file's descriptor.
+func Control(file *os.File, f func(fd int) error) error {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return err
