@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -209,6 +210,11 @@ func (r *Runtime) Exec(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, ru
 	go e.feed(stream) // ends with the stream
 	pumps := e.pump(stream)
 	exit, err := e.process.Wait(ctx)
+	if err != nil && e.detached.Load() { // it runs on, and what it writes is taken and dropped
+		_, err = e.process.Wait(context.WithoutCancel(ctx))
+		e.drain()
+		return errors.Join(err, pumps())
+	}
 	if err != nil { // the caller has gone: so must what it started
 		return errors.Join(err, e.process.Signal(context.WithoutCancel(ctx), unix.SIGKILL))
 	}
@@ -226,6 +232,9 @@ type execution struct {
 	process *sandbox.Process
 	input   *os.File // nil when not asked for
 	outputs map[runtimev1.Output_Stream]*os.File
+
+	sending  sync.Mutex // guards the stream's Send
+	detached atomic.Bool
 }
 
 func (r *Runtime) startExec(ctx context.Context, id workload.ID, start *runtimev1.ExecStart) (_ *execution, err error) {
@@ -292,6 +301,11 @@ func (e *execution) feed(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, 
 			}
 		case *runtimev1.ExecRequest_Resize:
 			err = e.process.Resize(ctx, side(req.Resize.GetRows()), side(req.Resize.GetColumns()))
+		case *runtimev1.ExecRequest_Detach:
+			e.detached.Store(true)
+			e.sending.Lock()
+			err = stream.Send(&runtimev1.ExecResponse{Response: &runtimev1.ExecResponse_Detached{Detached: true}})
+			e.sending.Unlock()
 		case *runtimev1.ExecRequest_Signal:
 			sig, serr := supervise.ParseSignal(req.Signal)
 			if serr == nil {
@@ -306,7 +320,6 @@ func (e *execution) feed(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, 
 
 // pump sends the output on; the function it gives waits for the end.
 func (e *execution) pump(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, runtimev1.ExecResponse]) (wait func() error) {
-	var sending sync.Mutex // guards stream.Send
 	var group sync.WaitGroup
 	errs := make(chan error, len(e.outputs))
 	for name, file := range e.outputs {
@@ -317,13 +330,13 @@ func (e *execution) pump(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, 
 				if errors.Is(err, os.ErrDeadlineExceeded) {
 					n = readNow(file, buf) // what the process wrote before it ended
 				}
-				if n > 0 {
-					sending.Lock()
+				if n > 0 && !e.detached.Load() {
+					e.sending.Lock()
 					serr := stream.Send(&runtimev1.ExecResponse{Response: &runtimev1.ExecResponse_Output{
 						Output: &runtimev1.Output{Stream: name, Data: buf[:n]},
 					}})
-					sending.Unlock()
-					if serr != nil {
+					e.sending.Unlock()
+					if serr != nil && !e.detached.Load() {
 						errs <- serr
 						return
 					}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -104,4 +105,60 @@ func TestInsight(t *testing.T) {
 	tero(t, n, 0, "kill", "calm")
 	tero(t, n, 0, "wait", "calm")
 	refused(t, n.Tero(t.Context(), "stats", "--no-stream", "calm"), 125, "has exited")
+}
+
+// TestDetach leaves a container and a process in it by keys, comes back after a
+// crash of terod, and has several attached at once.
+func TestDetach(t *testing.T) {
+	n := watched(t, "detach")
+	bin, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := filepath.Join(bin, "tero") + " "
+	leave := func(args, keys string) {
+		t.Helper()
+		out, err := typing(t, n, command+args, "holding", keys)
+		if err != nil || !strings.Contains(out, "detached") {
+			t.Errorf("tero %s: %v\n%s", args, err, out)
+		}
+		if c := inspect(t, n, "box"); c.State != running {
+			t.Fatalf("after tero %s the container is %s", args, c.State)
+		}
+	}
+	leave("run -it --name box watch:v1 hold", "\x10\x11")
+	leave("exec -it --detach-keys=ctrl-a,d box /watch hold", "\x01d")
+	if got := tero(t, n, 0, "top", "box", "args").Stdout; strings.Count(got, "watch hold") != 2 {
+		t.Errorf("the process of exec did not run on:\n%s", got)
+	}
+	if err := n.Kill9(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	leave("attach --all --detach-keys=x box", "x")
+	var attached []*exec.Cmd
+	for range 3 {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "tero"), "attach", "--all", "--no-stdin", "box")
+		cmd.Env = append(os.Environ(), "TERO_SOCKET="+n.Socket())
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "holding\r\n" {
+			t.Errorf("attached: %q, %v", line, err)
+		}
+		attached = append(attached, cmd)
+	}
+	tero(t, n, 0, "kill", "box")
+	for _, cmd := range attached {
+		_ = cmd.Wait() // the code tells more
+		if code := cmd.ProcessState.ExitCode(); code != 137 {
+			t.Errorf("attached: exit code %d", code)
+		}
+	}
 }

@@ -1754,6 +1754,7 @@ type ExecRequest struct {
 	//	*ExecRequest_Resize
 	//	*ExecRequest_CloseStdin
 	//	*ExecRequest_Signal
+	//	*ExecRequest_Detach
 	Request       isExecRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1841,6 +1842,15 @@ func (x *ExecRequest) GetSignal() string {
 	return ""
 }
 
+func (x *ExecRequest) GetDetach() bool {
+	if x != nil {
+		if x, ok := x.Request.(*ExecRequest_Detach); ok {
+			return x.Detach
+		}
+	}
+	return false
+}
+
 type isExecRequest_Request interface {
 	isExecRequest_Request()
 }
@@ -1865,6 +1875,10 @@ type ExecRequest_Signal struct {
 	Signal string `protobuf:"bytes,5,opt,name=signal,proto3,oneof"`
 }
 
+type ExecRequest_Detach struct {
+	Detach bool `protobuf:"varint,6,opt,name=detach,proto3,oneof"` // let the process run on; its output is lost from here on
+}
+
 func (*ExecRequest_Start) isExecRequest_Request() {}
 
 func (*ExecRequest_Stdin) isExecRequest_Request() {}
@@ -1874,6 +1888,8 @@ func (*ExecRequest_Resize) isExecRequest_Request() {}
 func (*ExecRequest_CloseStdin) isExecRequest_Request() {}
 
 func (*ExecRequest_Signal) isExecRequest_Request() {}
+
+func (*ExecRequest_Detach) isExecRequest_Request() {}
 
 // ExecStart says what to run where.
 type ExecStart struct {
@@ -1984,6 +2000,7 @@ type ExecResponse struct {
 	//	*ExecResponse_Output
 	//	*ExecResponse_Exit
 	//	*ExecResponse_Started
+	//	*ExecResponse_Detached
 	Response      isExecResponse_Response `protobuf_oneof:"response"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2053,6 +2070,15 @@ func (x *ExecResponse) GetStarted() bool {
 	return false
 }
 
+func (x *ExecResponse) GetDetached() bool {
+	if x != nil {
+		if x, ok := x.Response.(*ExecResponse_Detached); ok {
+			return x.Detached
+		}
+	}
+	return false
+}
+
 type isExecResponse_Response interface {
 	isExecResponse_Response()
 }
@@ -2069,11 +2095,17 @@ type ExecResponse_Started struct {
 	Started bool `protobuf:"varint,3,opt,name=started,proto3,oneof"` // first message
 }
 
+type ExecResponse_Detached struct {
+	Detached bool `protobuf:"varint,4,opt,name=detached,proto3,oneof"` // the process runs on by itself; nothing follows
+}
+
 func (*ExecResponse_Output) isExecResponse_Response() {}
 
 func (*ExecResponse_Exit) isExecResponse_Response() {}
 
 func (*ExecResponse_Started) isExecResponse_Response() {}
+
+func (*ExecResponse_Detached) isExecResponse_Response() {}
 
 // ListContainersRequest filters.
 type ListContainersRequest struct {
@@ -2943,14 +2975,15 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\x04exit\x18\x03 \x01(\v2\x15.tero.runtime.v1.ExitH\x00R\x04exit\x12\x1a\n" +
 	"\adropped\x18\x04 \x01(\bH\x00R\adroppedB\n" +
 	"\n" +
-	"\bresponse\"\xd8\x01\n" +
+	"\bresponse\"\xf2\x01\n" +
 	"\vExecRequest\x122\n" +
 	"\x05start\x18\x01 \x01(\v2\x1a.tero.runtime.v1.ExecStartH\x00R\x05start\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x125\n" +
 	"\x06resize\x18\x03 \x01(\v2\x1b.tero.runtime.v1.WindowSizeH\x00R\x06resize\x12!\n" +
 	"\vclose_stdin\x18\x04 \x01(\bH\x00R\n" +
 	"closeStdin\x12\x18\n" +
-	"\x06signal\x18\x05 \x01(\tH\x00R\x06signalB\t\n" +
+	"\x06signal\x18\x05 \x01(\tH\x00R\x06signal\x12\x18\n" +
+	"\x06detach\x18\x06 \x01(\bH\x00R\x06detachB\t\n" +
 	"\arequest\"\xf0\x01\n" +
 	"\tExecStart\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
@@ -2962,11 +2995,12 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\bterminal\x18\x06 \x01(\bR\bterminal\x12\x1d\n" +
 	"\n" +
 	"open_stdin\x18\a \x01(\bR\topenStdin\x12/\n" +
-	"\x04size\x18\b \x01(\v2\x1b.tero.runtime.v1.WindowSizeR\x04size\"\x96\x01\n" +
+	"\x04size\x18\b \x01(\v2\x1b.tero.runtime.v1.WindowSizeR\x04size\"\xb4\x01\n" +
 	"\fExecResponse\x121\n" +
 	"\x06output\x18\x01 \x01(\v2\x17.tero.runtime.v1.OutputH\x00R\x06output\x12+\n" +
 	"\x04exit\x18\x02 \x01(\v2\x15.tero.runtime.v1.ExitH\x00R\x04exit\x12\x1a\n" +
-	"\astarted\x18\x03 \x01(\bH\x00R\astartedB\n" +
+	"\astarted\x18\x03 \x01(\bH\x00R\astarted\x12\x1c\n" +
+	"\bdetached\x18\x04 \x01(\bH\x00R\bdetachedB\n" +
 	"\n" +
 	"\bresponse\")\n" +
 	"\x15ListContainersRequest\x12\x10\n" +
@@ -3193,11 +3227,13 @@ func file_runtime_v1_runtime_proto_init() {
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 		(*ExecRequest_Signal)(nil),
+		(*ExecRequest_Detach)(nil),
 	}
 	file_runtime_v1_runtime_proto_msgTypes[18].OneofWrappers = []any{
 		(*ExecResponse_Output)(nil),
 		(*ExecResponse_Exit)(nil),
 		(*ExecResponse_Started)(nil),
+		(*ExecResponse_Detached)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -73,6 +73,7 @@ func size(z terminal.Size) *runtimev1.WindowSize {
 
 func attachCommand(s *session.Session) *cobra.Command {
 	var noStdin, all bool
+	var o streams
 	cmd := &cobra.Command{
 		Use:   "attach CONTAINER",
 		Short: "Connect to a running container's standard streams",
@@ -87,7 +88,7 @@ func attachCommand(s *session.Session) *cobra.Command {
 				return err
 			}
 			spec := found.GetContainer().GetSpec()
-			o := streams{stdin: spec.GetOpenStdin() && !noStdin, tty: spec.GetTerminal()}
+			o.stdin, o.tty = spec.GetOpenStdin() && !noStdin, spec.GetTerminal()
 			if err := o.check(s); err != nil {
 				return err
 			}
@@ -98,13 +99,11 @@ func attachCommand(s *session.Session) *cobra.Command {
 				return err
 			}
 			exit, err := converse(cmd.Context(), s, a, o)
-			if err != nil {
-				return err
-			}
-			return finish(s, exit)
+			return finish(s, exit, err)
 		},
 	}
 	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "leave standard input alone")
+	o.addDetachKeys(cmd.Flags())
 	cmd.Flags().BoolVar(&all, "all", false, "print what was written before, too")
 	return cmd
 }

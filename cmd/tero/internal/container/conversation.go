@@ -7,6 +7,8 @@ import (
 	"io"
 	"sync"
 
+	"github.com/spf13/pflag"
+
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/cmd/tero/internal/session"
 	"tero.internal/cmd/tero/internal/terminal"
@@ -25,7 +27,22 @@ type conversation interface {
 }
 
 // streams says which of the user's streams a conversation uses.
-type streams struct{ stdin, tty bool }
+type streams struct {
+	stdin, tty bool
+	// detach are the keys that leave the process to itself; none when empty.
+	detach string
+}
+
+// addDetachKeys declares the flag.
+func (o *streams) addDetachKeys(f *pflag.FlagSet) {
+	f.StringVar(&o.detach, "detach-keys", terminal.DefaultDetachKeys, "keys that leave the process to itself, on a terminal with -it")
+}
+
+// detacher is a conversation that must be told before it is left.
+type detacher interface {
+	// detach returns when the conversation can be left.
+	detach() error
+}
 
 func (o streams) check(s *session.Session) error {
 	if o.tty && o.stdin && !terminal.Is(s.Stdin) {
@@ -39,7 +56,12 @@ func (o streams) check(s *session.Session) error {
 // exited. What reads standard input cannot be interrupted and ends with the
 // program; everything else has ended when converse returns.
 func converse(ctx context.Context, s *session.Session, c conversation, o streams) (*runtimev1.Exit, error) {
-	c = &serial{conversation: c}
+	in, err := o.input(s)
+	if err != nil {
+		return nil, err
+	}
+	one := &serial{conversation: c}
+	c = one
 	ctx, cancel := context.WithCancel(ctx)
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
@@ -59,18 +81,40 @@ func converse(ctx context.Context, s *session.Session, c conversation, o streams
 	helpers.Go(func() {
 		terminal.Signals(ctx, func(name string) { _ = c.signal(name) }, func() { close(gaveUp) })
 	})
+	detached := make(chan struct{})
 	if o.stdin {
-		go feed(s.Stdin, c)
+		go func() {
+			if errors.Is(feed(in, c), terminal.ErrDetached) {
+				close(detached)
+			}
+		}()
 	}
 	ended := make(chan outcome, 1)
 	go func() { ended <- deliver(s, c) }()
 	select {
 	case end := <-ended:
 		return end.exit, end.err
+	case <-detached:
+		return nil, one.leave()
 	case <-gaveUp:
 		return nil, fault.New(fault.Conflict, "stopped waiting after three interrupts; the process does not act on them").
 			WithHint("it runs on: see \"tero ps\", and end it with \"tero stop\" or \"tero kill\"")
 	}
+}
+
+// errDetached says that the user left the process to itself.
+var errDetached = errors.New("detached")
+
+// input gives what is typed, until the keys to detach are.
+func (o streams) input(s *session.Session) (io.Reader, error) {
+	if !o.tty || !o.stdin || o.detach == "" {
+		return s.Stdin, nil
+	}
+	keys, err := terminal.ParseKeys(o.detach)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "--detach-keys: %w", err).WithHint("write keys as in ctrl-p,ctrl-q")
+	}
+	return terminal.Detachable(s.Stdin, keys), nil
 }
 
 type outcome struct {
@@ -102,17 +146,22 @@ func deliver(s *session.Session, c conversation) outcome {
 	}
 }
 
-// feed carries standard input until its end.
-func feed(in io.Reader, c conversation) {
+// feed carries standard input until its end, and gives what ended it.
+func feed(in io.Reader, c conversation) error {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := in.Read(buf)
-		if n > 0 && c.input(buf[:n]) != nil {
-			return
+		if n > 0 {
+			if err := c.input(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, terminal.ErrDetached) {
+			return err
 		}
 		if err != nil {
 			_ = c.endInput() // the end of the stream says why, if it matters
-			return
+			return err
 		}
 	}
 }
@@ -121,6 +170,18 @@ func feed(in io.Reader, c conversation) {
 type serial struct {
 	conversation
 	mu sync.Mutex // guards sending
+}
+
+// leave tells a conversation that wants to know it that the user leaves.
+func (c *serial) leave() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d, ok := c.conversation.(detacher); ok {
+		if err := d.detach(); err != nil {
+			return err
+		}
+	}
+	return errDetached
 }
 
 func (c *serial) input(b []byte) error {
@@ -147,8 +208,15 @@ func (c *serial) signal(name string) error {
 	return c.conversation.signal(name)
 }
 
-// finish turns an exit into the command's own.
-func finish(s *session.Session, e *runtimev1.Exit) error {
+// finish turns how a conversation ended into the command's own end.
+func finish(s *session.Session, e *runtimev1.Exit, err error) error {
+	if errors.Is(err, errDetached) {
+		s.Note("detached; the process runs on")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	if m := e.GetMessage(); m != "" {
 		s.Note("%s", m)
 	}

@@ -10,7 +10,8 @@ import (
 
 // execution is a conversation over an Exec stream.
 type execution struct {
-	stream runtimev1.RuntimeService_ExecClient
+	stream   runtimev1.RuntimeService_ExecClient
+	detached chan struct{} // closed when the node has heard of it
 }
 
 func (e *execution) input(b []byte) error {
@@ -34,17 +35,34 @@ func (e *execution) next() (*runtimev1.Output, *runtimev1.Exit, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if r.GetDetached() {
+		close(e.detached)
+	}
 	return r.GetOutput(), r.GetExit(), nil
+}
+
+// detach lets the process run on: it would end with the stream.
+func (e *execution) detach() error {
+	if err := e.stream.Send(&runtimev1.ExecRequest{Request: &runtimev1.ExecRequest_Detach{Detach: true}}); err != nil {
+		return err
+	}
+	select {
+	case <-e.detached:
+		return nil
+	case <-e.stream.Context().Done():
+		return e.stream.Context().Err()
+	}
 }
 
 func execCommand(s *session.Session) *cobra.Command {
 	start := &runtimev1.ExecStart{}
+	var o streams
 	cmd := &cobra.Command{
 		Use:   "exec [flags] CONTAINER COMMAND [ARG...]",
 		Short: "Run a further process in a container, as confined as the container",
 		Args:  cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o := streams{stdin: start.GetOpenStdin(), tty: start.GetTerminal()}
+			o.stdin, o.tty = start.GetOpenStdin(), start.GetTerminal()
 			if err := o.check(s); err != nil {
 				return err
 			}
@@ -64,7 +82,7 @@ func execCommand(s *session.Session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			e := &execution{stream: stream}
+			e := &execution{stream: stream, detached: make(chan struct{})}
 			if err := stream.Send(&runtimev1.ExecRequest{Request: &runtimev1.ExecRequest_Start{Start: start}}); err != nil {
 				if _, _, why := e.next(); why != nil {
 					return why
@@ -72,14 +90,12 @@ func execCommand(s *session.Session) *cobra.Command {
 				return err
 			}
 			exit, err := converse(cmd.Context(), s, e, o)
-			if err != nil {
-				return err
-			}
-			return finish(s, exit)
+			return finish(s, exit, err)
 		},
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
+	o.addDetachKeys(f)
 	f.BoolVarP(&start.OpenStdin, "interactive", "i", false, "pass standard input on")
 	f.BoolVarP(&start.Terminal, "tty", "t", false, "give the process a terminal")
 	f.StringArrayVarP(&start.Env, "env", "e", nil, "KEY=value, or KEY for this environment's value")

@@ -17,6 +17,7 @@ import (
 func runCommand(s *session.Session) *cobra.Command {
 	var o specFlags
 	var detach bool
+	var keys streams
 	cmd := &cobra.Command{
 		Use:   "run [flags] IMAGE [ARG...]",
 		Short: "Launch a container: checked, admitted, measured, named, connected, run",
@@ -37,11 +38,12 @@ In the foreground, the exit code is the workload's own.`,
 			if detach {
 				return runDetached(cmd.Context(), s, spec)
 			}
-			return runAttached(cmd.Context(), s, spec)
+			return runAttached(cmd.Context(), s, spec, keys.detach)
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "run in the background and print the ID")
+	keys.addDetachKeys(cmd.Flags())
 	o.add(cmd.Flags())
 	return cmd
 }
@@ -65,8 +67,8 @@ func runDetached(ctx context.Context, s *session.Session, spec *runtimev1.Contai
 	return err
 }
 
-func runAttached(ctx context.Context, s *session.Session, spec *runtimev1.ContainerSpec) error {
-	o := streams{stdin: spec.GetOpenStdin(), tty: spec.GetTerminal()}
+func runAttached(ctx context.Context, s *session.Session, spec *runtimev1.ContainerSpec, detachKeys string) error {
+	o := streams{stdin: spec.GetOpenStdin(), tty: spec.GetTerminal(), detach: detachKeys}
 	if err := o.check(s); err != nil {
 		return err
 	}
@@ -86,10 +88,7 @@ func runAttached(ctx context.Context, s *session.Session, spec *runtimev1.Contai
 		return err
 	}
 	exit, err := converse(ctx, s, a, o)
-	if err != nil {
-		return err
-	}
-	return finish(s, exit)
+	return finish(s, exit, err)
 }
 
 // summary tells a launch in one line.
