@@ -52,7 +52,10 @@ func TestNothingIsCopiedIntoMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	config.Mounts = append(config.Mounts, specs.Mount{Destination: "/mnt", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}})
-	_, err = n.Create(t.Context(), workload.NewID(), config, s.Image)
+	id := workload.NewID()
+	if _, err = n.Create(t.Context(), id, config, s.Image); err == nil {
+		err = n.Start(t.Context(), id, nil)
+	}
 	if kind := fault.KindOf(err); kind != fault.Invalid || fault.HintOf(err) == "" {
 		t.Errorf("%v (%v)", err, kind)
 	}
