@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gowebpki/jcs"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
 
 	"tero.internal/common/fault"
@@ -276,8 +276,8 @@ func CanonicalJSON(v any) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}
-	c, err := jcs.Transform(b)
-	if err != nil {
+	c := jsontext.Value(b)
+	if err := c.Canonicalize(); err != nil {
 		return nil, fmt.Errorf("canonicalise: %w", err)
 	}
 	return c, nil

@@ -16,9 +16,15 @@ import (
 // microseconds: request to exec is create plus start. The state is on the disk
 // of the machine and the running state on a tmpfs, as /var/lib and /run are.
 func BenchmarkLaunch(b *testing.B) {
+	for name, pool := range map[string]int{"cold": 0, "pooled": 16} {
+		b.Run(name, func(b *testing.B) { benchmarkLaunch(b, pool) })
+	}
+}
+
+func benchmarkLaunch(b *testing.B, pool int) {
 	n := openNode(b, sandbox.Config{
 		StateDir: filepath.Join(b.TempDir(), "state"), RunDir: filepath.Join(tmpfs(b, "1g"), "run"), InitPath: built.init,
-		CgroupParent: "tero-test-" + workload.NewID().Short(), Log: slog.New(slog.DiscardHandler),
+		CgroupParent: "tero-test-" + workload.NewID().Short(), Pool: pool, Log: slog.New(slog.DiscardHandler),
 	})
 	spec := n.suite().Spec(b, "true")
 	ctx := b.Context()

@@ -52,7 +52,16 @@ func (b *Builder) Call(number uintptr, args ...Arg) *Last {
 	return b.append(c)
 }
 
+// What a container's program takes, so that building one does not grow anything.
+const (
+	usualCode = 320
+	usualData = 8 << 10
+)
+
 func (b *Builder) append(c Instruction) *Last {
+	if b.p.Code == nil {
+		b.p.Code, b.steps = make([]Instruction, 0, usualCode), make([]string, 0, usualCode)
+	}
 	b.p.Code = append(b.p.Code, c)
 	b.steps = append(b.steps, b.step)
 	return &Last{b, len(b.p.Code) - 1}
@@ -88,7 +97,10 @@ func (b *Builder) String(s string) Arg {
 		return Arg{Data, uint64(at)}
 	}
 	if b.strings == nil {
-		b.strings = map[string]uint32{}
+		b.strings = make(map[string]uint32, 64)
+	}
+	if b.p.Data == nil {
+		b.p.Data = make([]byte, 0, usualData)
 	}
 	at := uint32(len(b.p.Data)) //nolint:gosec // bounded by MaxSize
 	b.strings[s] = at
