@@ -55,10 +55,11 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 	c.root = program.F(c.Send(o.Root))
 	c.hostname()
 	c.attachRoot()
-	c.moveStaged(o.Shape)
+	c.moveStaged(o.Shape, false)
 	if err := c.mounts(o.Config.Mounts[len(o.Shape.Mounts):], o.Shape.fresh(), o.UserNS, o.Mounts); err != nil {
 		return nil, err
 	}
+	c.moveStaged(o.Shape, true)
 	for _, name := range rootfs.EtcFiles() {
 		if err := c.bindFile(filepath.Join(o.Etc, filepath.Base(name)), name); err != nil {
 			return nil, err

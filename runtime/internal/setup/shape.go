@@ -135,6 +135,9 @@ func (s *Shape) fresh() []string {
 // mount namespace that nobody else sees.
 const stagePoint = "/proc"
 
+// procPoint is where masks and parameters matter most.
+const procPoint = "/proc"
+
 // rootPoint is the folder of the stage where the root file system is mounted for
 // the moment before it becomes the root; no stageable mount has its name.
 const rootPoint = "root"
@@ -184,9 +187,14 @@ func (c *Setup) attachRoot() {
 
 // moveStaged moves the prepared mounts into the root file system. What masks and
 // devices lie on must be where it seems to be: an image whose /proc, /sys or /dev
-// is a link is refused (CVE-2019-19921, CVE-2023-27561).
-func (c *Setup) moveStaged(s *Shape) {
+// is a link is refused (CVE-2019-19921, CVE-2023-27561). /proc is the last, after
+// the mounts that the configuration adds: one whose path leads there by a link of
+// the image is covered by it, or finds no folder to lie on.
+func (c *Setup) moveStaged(s *Shape, last bool) {
 	for _, top := range s.tops() {
+		if (top == procPoint) != last {
+			continue
+		}
 		c.Step(StepMount + top)
 		var resolve uint64
 		if ofSandbox(top) {

@@ -87,10 +87,11 @@ func (s *Suite) checkMean(t *testing.T, v View, terminal bool) {
 	if v.TTY != terminal {
 		t.Errorf("console %v", v.TTY)
 	}
+	// Of /proc itself checkView has read: what is listed here may lie below it.
 	points := map[string]string{}
 	for _, m := range v.Mounts {
 		before, after, _ := strings.Cut(m, " - ")
-		if f := strings.Fields(before); len(f) > 4 {
+		if f := strings.Fields(before); len(f) > 4 && (f[4] != "/proc" || strings.HasPrefix(after, "proc ")) {
 			points[f[4]] = after
 		}
 	}
@@ -130,7 +131,7 @@ func (s *Suite) linkedMounts(t *testing.T) {
 	o := s.withLayer(t, map[string]string{"link": "/proc", "deep/link": "../proc/sys", "out": "../../../../.."})
 	for _, destination := range []string{"/link", "/link/sys", "/deep/link", "/out/proc/sys/kernel"} {
 		t.Run(destination, func(t *testing.T) {
-			config, err := o.Configure(o.Spec(t, "try"), o.Image)
+			config, err := o.Configure(o.Spec(t, "look"), o.Image)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -148,9 +149,7 @@ func (s *Suite) linkedMounts(t *testing.T) {
 				return
 			}
 			o.End(t, id)
-			if out := o.Output(t, id); !strings.Contains(out, `"interrupts":""`) || !strings.Contains(out, `"write sysctl":"open /proc/sys/kernel/hostname: `) {
-				t.Errorf("/proc was mounted over: %s", out)
-			}
+			o.checkMean(t, ParseView(t, o.Output(t, id)), false)
 		})
 	}
 }
