@@ -18,6 +18,7 @@ import (
 	"tero.internal/cmd/tero/internal/policy"
 	"tero.internal/cmd/tero/internal/session"
 	"tero.internal/cmd/tero/internal/trust"
+	"tero.internal/cmd/tero/internal/volume"
 	"tero.internal/common/fault"
 )
 
@@ -66,12 +67,13 @@ that lets nothing through which no segment allows.`,
 	root.AddGroup(
 		&cobra.Group{ID: groupContainers, Title: "Containers:"},
 		&cobra.Group{ID: groupProof, Title: "Proof:"},
-		&cobra.Group{ID: groupManage, Title: "Images, network, policy, plugins:"},
+		&cobra.Group{ID: groupManage, Title: "Images, volumes, network, policy, plugins:"},
 		&cobra.Group{ID: groupNode, Title: "The node:"},
 	)
 	add(root, groupContainers, container.Commands(s)...)
 	add(root, groupProof, trust.Commands(s)...)
 	add(root, groupManage, image.Command(s))
+	add(root, groupManage, volume.Command(s))
 	add(root, groupManage, network.Commands(s)...)
 	add(root, groupManage, policy.Command(s), plugin.Command(s))
 	add(root, groupNode, node.Commands(s)...)

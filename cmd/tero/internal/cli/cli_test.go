@@ -69,6 +69,13 @@ func TestGolden(t *testing.T) {
 		"image-inspect":   "image inspect web",
 		"image-rm":        "image rm web other",
 		"network-ls":      "network ls -o wide",
+		"volume-create":   "volume create -l tier=db new",
+		"volume-ls":       "volume ls -o wide",
+		"volume-inspect":  "volume inspect data",
+		"volume-unknown":  "volume inspect nothing",
+		"volume-rm":       "volume rm data old",
+		"volume-prune":    "volume prune",
+		"volume-none":     "volume prune -l tier=db",
 		"segment-ls":      "segment ls",
 		"flows":           "flows",
 		"flows-follow":    "flows -f",
@@ -168,6 +175,23 @@ func said(t *testing.T, object string) string {
 	return string(b)
 }
 
+func TestGrantsOfFlags(t *testing.T) {
+	got := run(t, "", "run", "-d", "--format", "{{json .container.spec}}", "--network", "none", "--pids-limit", "7", "--min-level", "L0", "--name", "w",
+		"-v", "/srv:/data:ro", "--mount", "type=volume,source=data,target=/v", "--tmpfs", "/t:size=1m,mode=700", "--device", "/dev/fuse",
+		"--ulimit", "nofile=10:20", "--sysctl", "net.core.somaxconn=9", "--shm-size", "1m", "-c", "512", "--cpuset-cpus", "0-1",
+		"--memory-reservation", "32m", "-m", "64m", "--memory-swap", "-1", "--blkio-weight", "50", "--device-read-bps", "/dev/vda:1m", "--read-only", "web")
+	want := `{"cpuSet":"0-1","cpuShares":"512","devices":[{"access":"rw","source":"/dev/fuse","target":"/dev/fuse"}],"image":"web",` +
+		`"ioLimits":[{"device":"/dev/vda","readBps":"1048576","readIops":"0","writeBps":"0","writeIops":"0"}],"ioWeight":"50","memoryBytes":"67108864",` +
+		`"memoryReservationBytes":"33554432","memorySwapBytes":"-1","minLevel":"L0","mounts":[` +
+		`{"exec":false,"mode":0,"readOnly":true,"sizeBytes":"0","source":"/srv","target":"/data","type":"TYPE_BIND"},` +
+		`{"exec":false,"mode":0,"readOnly":false,"sizeBytes":"0","source":"data","target":"/v","type":"TYPE_VOLUME"},` +
+		`{"exec":false,"mode":448,"readOnly":false,"sizeBytes":"1048576","source":"","target":"/t","type":"TYPE_TMPFS"}],"name":"w","network":"none",` +
+		`"pids":"7","shmBytes":"1048576","sysctls":{"net.core.somaxconn":"9"},"ulimits":[{"hard":"20","name":"nofile","soft":"10"}]}`
+	if d := cmp.Diff(want, said(t, got.stdout)); d != "" || got.code != 0 {
+		t.Errorf("(-want +got):\n%s\n%s", d, got)
+	}
+}
+
 func TestBadFlagValues(t *testing.T) {
 	for name, c := range map[string]struct{ args, want string }{
 		"log size":    {"run --log-opt max-size=x web", `--log-opt max-size: "x" is not a size`},
@@ -178,6 +202,13 @@ func TestBadFlagValues(t *testing.T) {
 		"cpus zero":   {"run --cpus 0 web", `--cpus "0"`},
 		"cpus nan":    {"run --cpus NaN web", `--cpus "NaN"`},
 		"memory":      {"run -m lots web", `--memory "lots"`},
+		"volume":      {"run -v /data web", `--volume "/data"`},
+		"mount":       {"run --mount type=nfs,target=/x web", `type "nfs"`},
+		"device":      {"run --device /dev/x:q web", `access "q"`},
+		"ulimit":      {"run --ulimit files=1 web", `--ulimit "files=1"`},
+		"sysctl":      {"run --sysctl a web", `--sysctl "a" is not KEY=value`},
+		"rate":        {"run --device-read-bps /dev/vda web", `is not DEVICE:RATE`},
+		"read-only":   {"run --read-only --writable web", "exclude each other"},
 		"label":       {"run -l app web", `--label "app" is not KEY=value`},
 		"env":         {"run -e =x web", `--env "=x"`},
 		"nonce":       {"attest --nonce xyz", `--nonce "xyz"`},

@@ -33,6 +33,7 @@ func before(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(now
 type fake struct {
 	runtimev1.UnimplementedRuntimeServiceServer
 	runtimev1.UnimplementedImageServiceServer
+	runtimev1.UnimplementedVolumeServiceServer
 	nodev1.UnimplementedNodeServiceServer
 	networkv1.UnimplementedNetworkServiceServer
 	policyv1.UnimplementedPolicyServiceServer
@@ -53,6 +54,7 @@ func dialFake(t *testing.T) func(client.Options) (*client.Client, error) {
 	f := &fake{}
 	runtimev1.RegisterRuntimeServiceServer(s, f)
 	runtimev1.RegisterImageServiceServer(s, f)
+	runtimev1.RegisterVolumeServiceServer(s, f)
 	nodev1.RegisterNodeServiceServer(s, f)
 	networkv1.RegisterNetworkServiceServer(s, f)
 	policyv1.RegisterPolicyServiceServer(s, f)

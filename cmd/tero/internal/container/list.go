@@ -2,12 +2,14 @@ package container
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	runtimev1 "tero.internal/api/runtime/v1"
+	"tero.internal/cmd/tero/internal/grant"
 	"tero.internal/cmd/tero/internal/render"
 	"tero.internal/cmd/tero/internal/session"
 )
@@ -81,7 +83,13 @@ func loosened(s *runtimev1.ContainerSpec) string {
 	if s.GetWritableRootfs() {
 		l = append(l, "writable")
 	}
-	return render.List(append(l, s.GetCapAdd()...))
+	if s.GetNoLandlock() {
+		l = append(l, "no landlock")
+	}
+	if s.GetApparmor() == "unconfined" {
+		l = append(l, "apparmor unconfined")
+	}
+	return render.List(slices.Concat(l, s.GetCapAdd(), grant.Loosened(s)))
 }
 
 func inspectCommand(s *session.Session) *cobra.Command {
@@ -157,5 +165,5 @@ func limits(s *runtimev1.ContainerSpec) string {
 	if m := s.GetMemoryBytes(); m > 0 {
 		l = append(l, render.Size(m)+" memory")
 	}
-	return render.List(l)
+	return render.List(append(l, grant.Limits(s)...))
 }

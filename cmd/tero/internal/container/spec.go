@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	runtimev1 "tero.internal/api/runtime/v1"
+	"tero.internal/cmd/tero/internal/grant"
 	"tero.internal/cmd/tero/internal/session"
 	"tero.internal/common/config"
 	"tero.internal/common/fault"
@@ -23,6 +24,7 @@ type specFlags struct {
 	cpus       string
 	memory     string
 	security   []string
+	grants     grant.Flags
 }
 
 func (o *specFlags) add(f *pflag.FlagSet) {
@@ -46,6 +48,7 @@ func (o *specFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.spec.CapAdd, "cap-add", nil, "capability to keep; loosens the sandbox")
 	f.StringArrayVar(&o.security, "security-opt", nil, securityHelp)
 	f.BoolVar(&o.spec.WritableRootfs, "writable", false, "let the container write to its file system; loosens the sandbox")
+	o.grants.Add(f)
 }
 
 // build gives the spec that the flags and arguments describe.
@@ -78,6 +81,9 @@ func (o *specFlags) build(args []string, getenv func(string) string) (*runtimev1
 		spec.MemoryBytes = int64(size)
 	}
 	if err := logLimits(spec, o.logOpts); err != nil {
+		return nil, err
+	}
+	if err := o.grants.Apply(spec); err != nil {
 		return nil, err
 	}
 	for i, c := range spec.GetCapAdd() {
