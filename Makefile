@@ -107,6 +107,10 @@ demo: deps build examples ## Show the whole path: run, prove, refuse (as root)
 bench: deps build examples ## Measure, beside the peers, in one interleaved run (as root)
 	go run ./test/bench -bin bin
 
+.PHONY: bench-runtime
+bench-runtime: deps build examples ## Measure starts and memory of the runtime beside crun, runc and Podman (as root)
+	go run ./test/bench -bin bin -only runtime
+
 .PHONY: install
 install: build ## Install the binaries into PREFIX (/usr/local)
 	install -d $(DESTDIR)$(or $(PREFIX),/usr/local)/bin

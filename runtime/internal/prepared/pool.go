@@ -30,8 +30,13 @@ type Pool struct {
 // maxMisfits is how many launches in a row make the pool change its shape.
 const maxMisfits = 4
 
-// refillRetry is how long the pool is left alone after preparing failed.
-const refillRetry = time.Second
+// refillRetry is how long the pool is left alone after preparing failed, and
+// refillPause how long after a sandbox was taken: whoever took it has a launch
+// under way that needs the machine more.
+const (
+	refillRetry = time.Second
+	refillPause = 5 * time.Millisecond
+)
 
 // Open gives a pool of size sandboxes of a shape, which is filled at once.
 func Open(m *Maker, size int, shape *setup.Shape, log *slog.Logger) *Pool {
@@ -114,6 +119,9 @@ func (p *Pool) fill(ctx context.Context) {
 			return
 		case <-p.wake:
 		}
+		if !p.rest(ctx) {
+			return
+		}
 		for ctx.Err() == nil {
 			more, err := p.step(ctx)
 			if err != nil {
@@ -128,6 +136,23 @@ func (p *Pool) fill(ctx context.Context) {
 				break
 			}
 		}
+	}
+}
+
+// rest leaves the machine to who took a sandbox, unless there is none left; it
+// is false when ctx has ended.
+func (p *Pool) rest(ctx context.Context) bool {
+	p.mu.Lock()
+	left := len(p.ready)
+	p.mu.Unlock()
+	if left == 0 {
+		return true
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(refillPause):
+		return true
 	}
 }
 

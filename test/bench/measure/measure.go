@@ -20,6 +20,18 @@ type Contender struct {
 	Prepare func(ctx context.Context) error
 	// Once does the measured thing one time, and nothing else.
 	Once func(ctx context.Context) error
+	// Timed is Once for what measures itself: it gives how long it took.
+	Timed func(ctx context.Context) (time.Duration, error)
+}
+
+// measure does the thing one time.
+func (c *Contender) measure(ctx context.Context) (time.Duration, error) {
+	if c.Timed != nil {
+		return c.Timed(ctx)
+	}
+	began := time.Now()
+	err := c.Once(ctx)
+	return time.Since(began), err
 }
 
 // Series are the durations of one contender, in the order of measurement.
@@ -57,11 +69,11 @@ func Interleave(ctx context.Context, plan Plan, contenders ...Contender) ([]Seri
 			if err := pause(ctx, plan.Idle); err != nil {
 				return nil, err
 			}
-			began := time.Now()
-			if err := contenders[at].Once(ctx); err != nil {
+			took, err := contenders[at].measure(ctx)
+			if err != nil {
 				return nil, fmt.Errorf("%s, round %d: %w", contenders[at].Name, round, err)
 			}
-			if took := time.Since(began); round >= plan.WarmUp {
+			if round >= plan.WarmUp {
 				out[at].Times = append(out[at].Times, took)
 			}
 		}
