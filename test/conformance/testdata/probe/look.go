@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func look(paths []string) view {
@@ -285,9 +286,10 @@ func (v view) access(path string) {
 		if err != nil {
 			v["read."+path] = said(err)
 		}
-		err = os.WriteFile(filepath.Join(path, "probe-was-here"), nil, 0o600)
-		v["write."+path] = said(err)
-		_ = os.Remove(filepath.Join(path, "probe-was-here"))
+		// A name of its own: others may be in the same folder of the host.
+		name := filepath.Join(path, "probe-"+strconv.FormatInt(time.Now().UnixNano(), 36))
+		v["write."+path] = said(os.WriteFile(name, nil, 0o600))
+		_ = os.Remove(name)
 		return
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
