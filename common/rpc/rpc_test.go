@@ -7,11 +7,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"tero.internal/common/fault"
 	"tero.internal/common/rpc"
@@ -138,5 +141,12 @@ func TestListenUnix(t *testing.T) {
 	long := filepath.Join(t.TempDir(), string(make([]byte, 120)))
 	if _, err := rpc.ListenUnix(t.Context(), long, 0o600); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("long path: %v, want invalid", err)
+	}
+}
+
+func TestTooLargeIsExplained(t *testing.T) {
+	err := rpc.FromStatus(status.Error(codes.ResourceExhausted, "grpc: received message larger than max (9300384 vs. 4194304)"))
+	if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "9300384") || fault.HintOf(err) == "" {
+		t.Errorf("%v (%v, hint %q)", err, fault.KindOf(err), fault.HintOf(err))
 	}
 }

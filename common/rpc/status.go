@@ -6,6 +6,8 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -77,7 +79,22 @@ func FromStatus(err error) error {
 			f.Hint = info.GetMetadata()["hint"]
 		}
 	}
+	if len(s.Details()) == 0 && s.Code() == codes.ResourceExhausted {
+		tooLarge(f)
+	}
 	return f
+}
+
+// tooLarge says what gRPC itself, on either side, means by its refusal of a message.
+func tooLarge(f *fault.Error) {
+	var size, most int64
+	_, numbers, found := strings.Cut(f.Message, "message larger than max ")
+	if _, err := fmt.Sscanf(numbers, "(%d vs. %d)", &size, &most); !found || err != nil {
+		return
+	}
+	f.Kind = fault.Invalid
+	f.Message = fmt.Sprintf("a message of %d bytes is too large between node and client: %d are allowed", size, most)
+	f.Hint = "shorten the request's arguments, environment and labels, or ask for less at a time"
 }
 
 func kindOfCode(c codes.Code) fault.Kind {

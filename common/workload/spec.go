@@ -171,6 +171,9 @@ func ValidateName(s string) error {
 	return nil
 }
 
+// maxString is the kernel's MAX_ARG_STRLEN, 32 pages, without the NUL.
+const maxString = 32*4096 - 1
+
 // Validate checks the forms of the fields; the first fault found is told.
 func (s *Spec) Validate() error {
 	if err := ValidateName(s.Name); err != nil {
@@ -193,6 +196,9 @@ func (s *Spec) Validate() error {
 	for _, v := range slices.Concat(s.Entrypoint, s.Args, s.Env, s.Health.Command, []string{s.WorkingDir, s.User}) {
 		if strings.ContainsRune(v, 0) {
 			return fmt.Errorf("%q holds a NUL byte", v)
+		}
+		if len(v) > maxString {
+			return fmt.Errorf("the argument or environment entry \"%.32s...\" has %d bytes; the kernel takes %d in one", v, len(v), maxString)
 		}
 	}
 	// It becomes a line of the container's /etc/hosts and /etc/hostname.

@@ -240,7 +240,7 @@ func (k *Keeper) handle(conn *os.File, req *protocol.Request, r *protocol.Reply,
 	case protocol.OpStart:
 		return -1, k.name(req, files)
 	case protocol.OpList:
-		return -1, k.list(conn, r)
+		return -1, k.list(conn, req, r)
 	case protocol.OpExec:
 		return k.exec(conn, req, r, files)
 	case protocol.OpShutdown:
@@ -323,11 +323,13 @@ func (k *Keeper) name(req *protocol.Request, files []int) error {
 	return k.begin(c, req, files)
 }
 
-func (k *Keeper) list(conn *os.File, r *protocol.Reply) error {
+func (k *Keeper) list(conn *os.File, req *protocol.Request, r *protocol.Reply) error {
 	k.mu.Lock()
 	var all []protocol.Status
-	for _, c := range k.containers {
-		all = append(all, c.status())
+	for id, c := range k.containers {
+		if req.ID == "" || req.ID == id {
+			all = append(all, c.status())
+		}
 	}
 	k.mu.Unlock()
 	for len(all) > protocol.MaxStatuses {

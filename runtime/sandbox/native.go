@@ -342,7 +342,7 @@ func (n *Native) call(ctx context.Context, req *protocol.Request, files ...*os.F
 
 // List gives every sandbox that exists.
 func (n *Native) List(ctx context.Context) ([]Status, error) {
-	known, err := n.listKept(ctx)
+	known, err := n.listKept(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -383,9 +383,9 @@ func (n *Native) preparedPID(id workload.ID) int {
 	return 0
 }
 
-// listKept gives what the keeper knows.
-func (n *Native) listKept(ctx context.Context) (map[workload.ID]Status, error) {
-	reply, _, err := n.call(ctx, &protocol.Request{Op: protocol.OpList})
+// listKept gives what the keeper knows; of one container only, unless id is empty.
+func (n *Native) listKept(ctx context.Context, id workload.ID) (map[workload.ID]Status, error) {
+	reply, _, err := n.call(ctx, &protocol.Request{Op: protocol.OpList, ID: string(id)})
 	if err != nil {
 		return nil, err
 	}

@@ -63,9 +63,10 @@ func (r *Runtime) launch(ctx context.Context, req *runtimev1.RunRequest, hold bo
 // ListContainers lists containers, oldest first.
 func (r *Runtime) ListContainers(ctx context.Context, req *runtimev1.ListContainersRequest) (*runtimev1.ListContainersResponse, error) {
 	resp := &runtimev1.ListContainersResponse{}
+	pids := r.pids(ctx)
 	for _, c := range r.supervisor.List() {
 		if req.GetAll() || c.Phase != state.Exited {
-			resp.Containers = append(resp.Containers, r.describe(ctx, c))
+			resp.Containers = append(resp.Containers, describe(c, pids))
 		}
 	}
 	return resp, nil
@@ -77,16 +78,23 @@ func (r *Runtime) InspectContainer(ctx context.Context, req *runtimev1.InspectCo
 	if err != nil {
 		return nil, err
 	}
-	return &runtimev1.InspectContainerResponse{Container: r.describe(ctx, c)}, nil
+	return &runtimev1.InspectContainerResponse{Container: describe(c, r.pids(ctx))}, nil
+}
+
+// pids asks the sandboxes once for all processes; without their answer none is told.
+func (r *Runtime) pids(ctx context.Context) map[workload.ID]int {
+	pids, err := r.sandboxes.PIDs(ctx)
+	if err != nil {
+		return nil
+	}
+	return pids
 }
 
 // describe adds to the record what only the sandbox knows.
-func (r *Runtime) describe(ctx context.Context, c state.Container) *runtimev1.Container {
+func describe(c state.Container, pids map[workload.ID]int) *runtimev1.Container {
 	out := containerToProto(c)
 	if c.Phase == state.Running {
-		if pid, err := r.sandboxes.PID(ctx, c.ID); err == nil { // it may be exiting
-			out.Pid = int32(pid) //nolint:gosec // the kernel's pids are below 2^22
-		}
+		out.Pid = int32(pids[c.ID]) //nolint:gosec // the kernel's pids are below 2^22
 	}
 	return out
 }

@@ -26,6 +26,8 @@ type Sandboxes interface {
 	Streams
 	Outputs
 	insight.Sandboxes
+	// PIDs gives the first process of every container that has one.
+	PIDs(ctx context.Context) (map[workload.ID]int, error)
 }
 
 // Streams connect to containers' processes.

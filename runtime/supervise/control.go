@@ -144,9 +144,7 @@ func (s *Supervisor) Stop(ctx context.Context, key string, timeout time.Duration
 		if err == nil || !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 			return exit, err
 		}
-		if err := s.signal(ctx, r.ID, unix.SIGKILL); err != nil {
-			return state.Exit{}, err
-		}
+		return s.kill(ctx, r)
 	}
 	return s.Wait(ctx, r.ID)
 }
@@ -167,10 +165,7 @@ func (s *Supervisor) Remove(ctx context.Context, key string, force bool) (state.
 	case r.Phase == state.Running:
 		release := s.Hold(r.ID)
 		defer release()
-		if err := s.signal(ctx, r.ID, unix.SIGKILL); err != nil {
-			return r, err
-		}
-		if _, err := s.Wait(ctx, r.ID); err != nil {
+		if _, err := s.kill(ctx, r); err != nil {
 			return r, err
 		}
 	}

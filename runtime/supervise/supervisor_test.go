@@ -343,6 +343,37 @@ func TestStopKillsWhenTheSignalIsIgnored(t *testing.T) {
 	})
 }
 
+func TestKillOfAStuckContainerIsToldAndHeard(t *testing.T) {
+	st := openState(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		m.ignores = unix.SIGKILL
+		s := open(t, m, st)
+		defer s.Close()
+		sub := s.Bus.Subscribe()
+		defer sub.Close()
+		c, _ := run(t, s, spec("web"), false)
+		if _, err := s.Remove(t.Context(), "web", true); fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" {
+			t.Errorf("rm -f = %v, want unavailable with a hint", err)
+		}
+		for e := (eventbus.Event{}); e.Type != "container.stuck"; {
+			var err error
+			if e, _, err = sub.Next(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r, err := s.Find("web"); err != nil || r.Phase != state.Running {
+			t.Errorf("record %+v, %v; it still runs", r, err)
+		}
+		m.mu.Lock()
+		m.boxes[c.ID].end(sandbox.Exit{Code: 137, Signal: unix.SIGKILL}) // the disk came back
+		m.mu.Unlock()
+		if exit, err := s.Wait(t.Context(), c.ID); err != nil || exit.Code != 137 {
+			t.Errorf("%+v, %v", exit, err)
+		}
+	})
+}
+
 func TestExitIsRecordedWhenGivingBackFailsAtFirst(t *testing.T) {
 	st := openState(t)
 	synctest.Test(t, func(t *testing.T) {

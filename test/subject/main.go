@@ -18,11 +18,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strconv"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 func main() {
@@ -120,21 +120,38 @@ func flood(size int) {
 	}
 }
 
-// forks starts itself until that is refused, and goes on trying.
+// forks makes processes that make processes until that is refused, and they
+// try on. Go would end for want of a thread: from the first process on there
+// are only system calls.
 func forks() {
-	held := false
 	for {
-		cmd := exec.Command("/proc/self/exe", "forks") //nolint:noctx // it has no end
-		if err := cmd.Start(); err != nil {
-			if !held {
-				fmt.Println("held:", err)
-				held = true
-			}
-			time.Sleep(time.Millisecond) //nolint:forbidigo // it is a program that behaves badly
-			continue
+		pid, errno := fork()
+		if errno != 0 {
+			fmt.Println("held:", errno)
+			bomb()
 		}
-		go func() { _ = cmd.Wait() }()
+		if pid == 0 {
+			bomb()
+		}
 	}
+}
+
+//go:norace
+//go:nosplit
+func bomb() {
+	pause := syscall.Timespec{Nsec: 1_000_000}
+	for {
+		if _, errno := fork(); errno != 0 {
+			_, _, _ = syscall.RawSyscall6(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0, 0, 0, 0)
+		}
+	}
+}
+
+//go:norace
+//go:nosplit
+func fork() (uintptr, syscall.Errno) {
+	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	return pid, errno
 }
 
 // memory takes memory and touches it.

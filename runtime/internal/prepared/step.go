@@ -87,7 +87,8 @@ func explainExec(errno unix.Errno, p *specs.Process, root *os.File) error {
 		return fault.New(fault.Invalid, "command %q is not in a format that this machine executes: %w", command, errno).
 			WithHint("is the image for another architecture, or a script without its \"#!\" line?")
 	case unix.E2BIG:
-		return fault.New(fault.Invalid, "the arguments and the environment of %q are too long: %w", command, errno)
+		return fault.New(fault.Invalid, "the arguments and the environment of %q are too long: %w", command, errno).
+			WithHint("the kernel takes a quarter of the stack limit, 2 MiB as a rule, names and pointers included: pass the rest as a file")
 	case unix.ENOENT, unix.ENOTDIR:
 	default:
 		return fault.New(kindOf(errno), "command %q could not be executed: %w", command, errno)

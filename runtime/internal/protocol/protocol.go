@@ -33,7 +33,7 @@ const (
 	OpSignal
 	// OpWait is answered when the process has ended.
 	OpWait
-	// OpList gives all containers.
+	// OpList gives all containers, or with ID that one if there is one.
 	OpList
 	// OpExec clones a process into a container; the reply comes when it
 	// executes, Token names it, File is its terminal if it has one.
