@@ -353,7 +353,7 @@ func (b *box) read(ctx context.Context, api *client.Client) error {
 		if err := l.add(m.GetOutput()); err != nil {
 			return err
 		}
-		if l.last == answer {
+		if l.answer == answer {
 			b.up = true
 			return b.seen(l)
 		}
@@ -398,7 +398,7 @@ func (b *box) seen(l *log) error {
 // log checks output that counts.
 type log struct {
 	ticks, tocks int
-	last         string // the last whole line of standard output
+	last, answer string // the last whole line of standard output, and the last "echo"
 	rest         map[runtimev1.Output_Stream]string
 }
 
@@ -424,6 +424,9 @@ func (l *log) add(o *runtimev1.Output) error {
 			return fmt.Errorf("line %q on standard error", line)
 		default:
 			l.last = line
+		}
+		if word == "echo" {
+			l.answer = line
 		}
 		if word != "tick" && word != "tock" {
 			continue
