@@ -115,33 +115,14 @@ func resize(terminal *os.File, rows, cols uint16) error {
 	return err
 }
 
-// PIDs gives the first process, in the host's numbers, of every container that has one.
-func (n *Native) PIDs(ctx context.Context) (map[workload.ID]int, error) {
-	return n.pids(ctx, "")
-}
-
-func (n *Native) pids(ctx context.Context, id workload.ID) (map[workload.ID]int, error) {
-	known, err := n.listKept(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	pids := make(map[workload.ID]int, len(known))
-	for id, s := range known {
-		if s.PID != 0 {
-			pids[id] = s.PID
-		}
-	}
-	return pids, nil
-}
-
 // PID gives the container's first process in the host's numbers.
 func (n *Native) PID(ctx context.Context, id workload.ID) (int, error) {
-	pids, err := n.pids(ctx, id)
+	known, err := n.listKept(ctx, id)
 	if err != nil {
 		return 0, err
 	}
-	if pid, ok := pids[id]; ok {
-		return pid, nil
+	if s, ok := known[id]; ok && s.PID != 0 {
+		return s.PID, nil
 	}
 	return 0, fault.New(fault.NotFound, "container %s has no process", id.Short())
 }

@@ -81,11 +81,16 @@ func (r *Runtime) InspectContainer(ctx context.Context, req *runtimev1.InspectCo
 	return &runtimev1.InspectContainerResponse{Container: describe(c, r.pids(ctx))}, nil
 }
 
-// pids asks the sandboxes once for all processes; without their answer none is told.
+// pids gives the first process of each container: of all in one question, and
+// of none without an answer.
 func (r *Runtime) pids(ctx context.Context) map[workload.ID]int {
-	pids, err := r.sandboxes.PIDs(ctx)
+	pids := map[workload.ID]int{}
+	list, err := r.sandboxes.List(ctx)
 	if err != nil {
 		return nil
+	}
+	for _, s := range list {
+		pids[s.ID] = s.PID
 	}
 	return pids
 }

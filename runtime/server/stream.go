@@ -26,8 +26,8 @@ type Sandboxes interface {
 	Streams
 	Outputs
 	insight.Sandboxes
-	// PIDs gives the first process of every container that has one.
-	PIDs(ctx context.Context) (map[workload.ID]int, error)
+	// List gives all of them.
+	List(ctx context.Context) ([]sandbox.Status, error)
 }
 
 // Streams connect to containers' processes.
