@@ -60,7 +60,7 @@ func TestKilledAtAnyPoint(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("again with: go test ./test/crash -crash.seed=%d -crash.kills=%d", seed, *kills)
-	n := nodetest.Start(t, "crash")
+	n := nodetest.Start(t, "crash", "--pool=0")
 	h := &harness{
 		t: t, node: n, api: nodetest.Client(t, n), random: rand.New(rand.NewPCG(seed, 0)),
 		typical: map[string]time.Duration{},

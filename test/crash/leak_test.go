@@ -34,11 +34,7 @@ func (h *harness) held() {
 	slots := map[int]string{}
 	for _, w := range h.all {
 		for _, b := range w.boxes {
-			var r struct{ Slot int }
-			record, err := os.ReadFile(filepath.Join(h.node.RunDir(), "sandboxes", "containers", b.id, "record.json"))
-			if err == nil {
-				err = json.Unmarshal(record, &r)
-			}
+			r, err := h.record(b)
 			if err != nil || slots[r.Slot] != "" {
 				h.t.Errorf("the id range of %s: %v; %d is also that of %q", b.id, err, r.Slot, slots[r.Slot])
 			}
@@ -47,13 +43,31 @@ func (h *harness) held() {
 	}
 }
 
+// record is what the node keeps of a container to remove it: its id range, and
+// the name of its cgroup.
+type record struct {
+	Name string
+	Slot int
+}
+
+func (h *harness) record(b *box) (r record, err error) {
+	data, err := os.ReadFile(filepath.Join(h.node.RunDir(), "sandboxes", "containers", b.id, "record.json"))
+	if err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal(data, &r)
+}
+
 // wrong tells what the node holds too much or too little of.
 func (h *harness) wrong() string {
 	h.t.Helper()
-	var all, connected, pids []string
+	var all, connected, pids, groupNames []string
 	for _, w := range h.all {
 		for _, b := range w.boxes {
 			all = append(all, b.id)
+			if r, err := h.record(b); err == nil {
+				groupNames = append(groupNames, r.Name)
+			}
 			if b.may == running {
 				pids = append(pids, strconv.Itoa(b.pid))
 			}
@@ -79,7 +93,7 @@ func (h *harness) wrong() string {
 		cgroups = append(cgroups, folders(h.t, parent)...)
 	}
 	slices.Sort(cgroups)
-	compare("cgroups", slices.Compact(cgroups), all)
+	compare("cgroups", slices.Compact(cgroups), groupNames)
 	if n := strings.Count(strings.Join(descriptors(h.t, keeper), " "), "net:[]"); n != len(all) {
 		fmt.Fprintf(&wrong, "the keeper holds %d network namespaces for %d containers\n", n, len(all))
 	}
