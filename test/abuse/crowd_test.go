@@ -36,7 +36,7 @@ func TestCrowd(t *testing.T) {
 	pids := s.all(t)
 	m := memory(t, s.node)
 	grown := (m - before) / crowd
-	t.Logf("terod and keeper: %.1f MiB before, %.1f MiB with %d containers: %d kB in all and %d kB more a container",
+	t.Logf("terod, keeper and prepared sandboxes: %.1f MiB before, %.1f MiB with %d containers: %d kB in all and %d kB more a container",
 		mib(before), mib(m), crowd, m/crowd/1024, grown/1024)
 	if m/crowd > perContainer {
 		t.Errorf("a container takes %d bytes of TERO's memory", m/crowd)
@@ -104,11 +104,14 @@ func (s *scene) all(t *testing.T) map[string]int32 {
 	return pids
 }
 
-// memory is the share of memory of terod and the keeper: all processes of TERO
-// that there are while containers idle.
+// memory is that of all processes of TERO that there are while containers idle.
 func memory(t *testing.T, n *testnode.Node) int64 {
 	t.Helper()
-	return pss(t, n.Terod()) + pss(t, n.Keepers()[0])
+	size, err := n.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
 }
 
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }

@@ -164,14 +164,12 @@ func (s *scene) answers(t *testing.T, times int) {
 }
 
 // run launches a container of the subject.
-func (s *scene) run(spec *runtimev1.ContainerSpec) *runtimev1.Container {
+func (s *scene) run(spec *runtimev1.ContainerSpec) {
 	s.Helper()
 	spec.Image = "subject:v1"
-	r, err := s.api.Runtime.Run(s.Context(), &runtimev1.RunRequest{Spec: spec})
-	if err != nil {
+	if _, err := s.api.Runtime.Run(s.Context(), &runtimev1.RunRequest{Spec: spec}); err != nil {
 		s.Fatalf("run %s: %v", spec.GetName(), err)
 	}
-	return r.GetContainer()
 }
 
 // says waits until the container has written a line that begins so.

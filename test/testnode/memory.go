@@ -1,10 +1,33 @@
 package testnode
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 )
+
+// Memory gives the memory of all processes that are TERO's own: terod, the
+// keeper, and sandboxes that are prepared and run nothing of a container yet.
+func (n *Node) Memory() (int64, error) {
+	var sum int64
+	for _, pid := range n.processes() {
+		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // it may have ended
+		program, _, _ := strings.Cut(string(args), "\x00")
+		if name := filepath.Base(program); name != "terod" && name != "tero-init" {
+			continue
+		}
+		size, err := PSS(pid)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+			return 0, err
+		}
+		sum += size
+	}
+	return sum, nil
+}
 
 // PSS gives a process's proportional share of memory in bytes: pages of its
 // own, and of pages that several map its part.
