@@ -31,6 +31,7 @@ type suite struct {
 func suites() []suite {
 	return []suite{
 		{dir: "runtime/internal/cgroup"},
+		{dir: "runtime/internal/devicefilter"},
 		// Not composed images, for which there has to be Linux 6.15.
 		{dir: "runtime/internal/rootfs", run: "^Test(Mount|Covers|Clone)"},
 		{dir: "runtime/internal/program"},
