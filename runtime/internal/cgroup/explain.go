@@ -17,7 +17,7 @@ func Explain(err error) error {
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return fault.New(fault.Invalid, "the kernel refuses a limit of a block device: %w", err).WithHint("name the whole disk, not a partition of it")
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE):
-		return fault.New(fault.Invalid, "the kernel refuses a resource limit: %w", err)
+		return fault.New(fault.Invalid, "the kernel refuses a resource limit: %w", err).WithHint("is it within what this machine has?")
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EAGAIN):
 		return fault.New(fault.Exhausted, "no cgroup can be made: %w", err).WithHint("remove containers")
 	}

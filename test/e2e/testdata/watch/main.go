@@ -38,6 +38,13 @@ func main() {
 		if w.Flush() != nil {
 			os.Exit(1)
 		}
+	case "write": // PATH TEXT
+		check(os.WriteFile(args[1], []byte(args[2]), 0o600))
+	case "read": // PATH
+		b, err := os.ReadFile(args[1])
+		check(err)
+		_, err = os.Stdout.Write(b)
+		check(err)
 	case "fill": // makes what is copied, then works against whoever copies
 		check(os.MkdirAll("/tmp/tree/sub/deep", 0o750))
 		check(os.WriteFile("/tmp/tree/file", []byte("of the container\n"), 0o640))
