@@ -103,13 +103,16 @@ demo: PACKAGES := iproute2 nftables
 demo: deps build examples ## Show the whole path: run, prove, refuse (as root)
 	go run ./test/demo -bin bin
 
+# The peers that only the benchmarks need.
+bench bench-runtime: PACKAGES += runc podman conmon containerd
+
 .PHONY: bench
 bench: deps build examples ## Measure, beside the peers, in one interleaved run (as root)
 	go run ./test/bench -bin bin
 
 .PHONY: bench-runtime
 bench-runtime: deps build examples ## Measure starts and memory of the runtime beside crun, runc and Podman (as root)
-	go run ./test/bench -bin bin -only runtime
+	go run ./test/bench -bin bin -only runtime,memory
 
 .PHONY: install
 install: build ## Install the binaries into PREFIX (/usr/local)

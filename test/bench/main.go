@@ -26,7 +26,7 @@ type target struct {
 
 // targets are all benchmarks, in the order in which they run.
 func targets() []target {
-	return []target{{"runtime", runtimes}}
+	return []target{{"runtime", runtimes}, {"memory", memory}}
 }
 
 func main() {

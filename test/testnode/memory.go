@@ -15,9 +15,7 @@ import (
 func (n *Node) Memory() (int64, error) {
 	var sum int64
 	for _, pid := range n.processes() {
-		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // it may have ended
-		program, _, _ := strings.Cut(string(args), "\x00")
-		if name := filepath.Base(program); name != "terod" && name != "tero-init" {
+		if name := program(pid); name != "terod" && name != "tero-init" {
 			continue
 		}
 		size, err := PSS(pid)
@@ -27,6 +25,13 @@ func (n *Node) Memory() (int64, error) {
 		sum += size
 	}
 	return sum, nil
+}
+
+// program gives the name that a process was started by; "" when it has ended.
+func program(pid int) string {
+	args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	name, _, _ := strings.Cut(string(args), "\x00")
+	return filepath.Base(name)
 }
 
 // PSS gives a process's proportional share of memory in bytes: pages of its

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -276,15 +277,46 @@ func (n *Node) Kill9() error {
 func (n *Node) Terod() int { return n.terod.cmd.Process.Pid }
 
 // Keepers gives the node's keepers, of which there should be one. A keeper is
-// known by the log that it holds open.
+// known by the log that it holds open, as its children do until they execute
+// something.
 func (n *Node) Keepers() []int {
-	var keepers []int
+	keepers, _ := n.kept()
+	return keepers
+}
+
+// Prepared gives the processes of prepared sandboxes.
+func (n *Node) Prepared() []int {
+	_, prepared := n.kept()
+	return prepared
+}
+
+func (n *Node) kept() (keepers, prepared []int) {
+	var holders []int
 	for _, pid := range pids() {
 		if n.keeps(pid) {
+			holders = append(holders, pid)
+		}
+	}
+	for _, pid := range holders {
+		if slices.Contains(holders, parent(pid)) {
+			prepared = append(prepared, pid)
+		} else {
 			keepers = append(keepers, pid)
 		}
 	}
-	return keepers
+	return keepers, prepared
+}
+
+// parent gives the parent of a process; 0 when it has ended.
+func parent(pid int) int {
+	// pid (name) state parent: proc_pid_stat(5).
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, _ := strconv.Atoi(fields[1])
+	return parent
 }
 
 func (n *Node) keeps(pid int) bool {

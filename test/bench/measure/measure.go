@@ -136,6 +136,9 @@ type Line struct {
 	// not stay under it.
 	AtLeast bool
 	Target  float64
+	// Absolute is true where Target is in Unit and bounds Ours, not the ratio;
+	// there may be no peer then.
+	Absolute bool
 }
 
 // Durations gives the line that compares a percentile of two series in milliseconds.
@@ -156,17 +159,31 @@ func (l Line) Ratio() float64 {
 
 // Met tells whether the target is reached.
 func (l Line) Met() bool {
-	if l.AtLeast {
+	switch {
+	case l.Absolute && l.AtLeast:
+		return l.Ours >= l.Target
+	case l.Absolute:
+		return l.Ours <= l.Target
+	case l.AtLeast:
 		return l.Ratio() >= l.Target
 	}
 	return l.Peer != 0 && l.Ratio() <= l.Target
 }
 
-// String gives the line: "BENCH name=... ours=...ms peer=...ms ratio=... target<=...".
+// String gives the line: "BENCH name=... ours=...ms peer=...ms ratio=... target<=...",
+// without peer and ratio when there is no peer.
 func (l Line) String() string {
 	sign := "<="
 	if l.AtLeast {
 		sign = ">="
 	}
-	return fmt.Sprintf("BENCH name=%s ours=%.2f%s peer=%.2f%s ratio=%.3f target%s%.2f", l.Name, l.Ours, l.Unit, l.Peer, l.Unit, l.Ratio(), sign, l.Target)
+	line := fmt.Sprintf("BENCH name=%s ours=%.2f%s", l.Name, l.Ours, l.Unit)
+	if l.Peer != 0 || !l.Absolute {
+		line += fmt.Sprintf(" peer=%.2f%s ratio=%.3f", l.Peer, l.Unit, l.Ratio())
+	}
+	line += fmt.Sprintf(" target%s%.2f", sign, l.Target)
+	if l.Absolute {
+		line += l.Unit
+	}
+	return line
 }

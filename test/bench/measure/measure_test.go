@@ -66,6 +66,14 @@ func TestLine(t *testing.T) {
 	if want := "BENCH name=starts ours=2.00/s peer=1.00/s ratio=2.000 target>=2.50"; more.String() != want || more.Met() {
 		t.Errorf("%s, met %v", more, more.Met())
 	}
+	size := Line{Name: "memory", Ours: 0.4, Peer: 2, Unit: "MiB", Target: 0.5, Absolute: true}
+	if want := "BENCH name=memory ours=0.40MiB peer=2.00MiB ratio=0.200 target<=0.50MiB"; size.String() != want || !size.Met() {
+		t.Errorf("%s, met %v", size, size.Met())
+	}
+	alone := Line{Name: "slot", Ours: 101, Unit: "kB", Target: 100, Absolute: true}
+	if want := "BENCH name=slot ours=101.00kB target<=100.00kB"; alone.String() != want || alone.Met() {
+		t.Errorf("%s, met %v", alone, alone.Met())
+	}
 	if (Line{Ours: 1, Target: 1}).Met() {
 		t.Error("met without a peer")
 	}
