@@ -14,13 +14,17 @@ type cloneArgs struct {
 	Flags, Pidfd, ChildTid, ParentTid, ExitSignal, Stack, StackSize, TLS, SetTid, SetTidSize, Cgroup uint64
 }
 
-// child is all that the child of a clone touches, beside its region. It is laid
-// out before, since the child may neither allocate nor grow its stack.
+// child is all that the child of a clone touches, in its region. It is laid out
+// before, since the child may neither allocate nor grow its stack, and writes no
+// pointers, which the collector may want to hear of.
 type child struct {
 	// code and data are the first program; a child without one is not gated.
 	code []program.Instruction
 	data []byte
 	gaps [][2]uint32
+	// memory is what the child has of its parent's and does not need.
+	memory   [maxSpans]span
+	memories int
 	// status is the child's end of the socket that gates, programs' files and
 	// reports go through; region has the second program by the time its files come.
 	status uintptr
@@ -52,11 +56,7 @@ const maxFiles = 253
 // listener's, so no file of a program has it.
 const statusFD = program.StatusFD
 
-// point fills in what holds addresses of c itself. c may lie on a stack, which
-// does not move before a function that may grow it is called.
-//
-//go:norace
-//go:nosplit
+// point fills in what holds addresses of c itself.
 func (c *child) point() {
 	c.vector[0], c.vector[1] = uint64(uintptr(unsafe.Pointer(&c.word))), 1     //nolint:gosec // the address of a system call's result
 	c.message[2], c.message[3] = uint64(uintptr(unsafe.Pointer(&c.vector))), 1 //nolint:gosec // the address of a system call's argument
@@ -75,7 +75,6 @@ func (c *child) point() {
 //go:norace
 //go:nosplit
 func clone(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
-	c.point()
 	args.Pidfd = uint64(uintptr(unsafe.Pointer(&c.pidfd)))                                                                 //nolint:gosec // the address of a system call's result
 	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0) //nolint:gosec // the address of a system call's argument
 	if errno != 0 || pid != 0 {
@@ -105,9 +104,10 @@ func run(c *child) {
 	}
 	if len(c.code) > 0 {
 		n, _, _ := syscall.RawSyscall6(unix.SYS_READ, c.status, uintptr(unsafe.Pointer(&c.word[0])), 1, 0, 0, 0) //nolint:gosec // the address of a system call's result
-		if n != 1 || !execute(c) {
+		if n != 1 || !execute(c, c.code, c.data) {
 			return
 		}
+		drop(c)
 		tell(c, program.ReportReady, 0, 0)
 	}
 	c.kept = uint32(unix.ENOENT)
@@ -115,17 +115,45 @@ func run(c *child) {
 	if n != 1 {
 		return
 	}
-	c.code, c.data = c.region.program()
-	execute(c)
+	code, data := c.region.program()
+	execute(c, code, data)
 }
 
-// execute runs c.code, and tells of a failure.
+// stackPages is how much of the stack is kept on either side of where it is used.
+const stackPages = 4 * 4096
+
+// drop gives the parent's memory back, of which each page that the parent writes
+// to would be one of the child's own while it waits. Left are the region, the
+// code, and the piece of stack that is in use: nothing else is touched any more.
 //
 //go:norace
 //go:nosplit
-func execute(c *child) bool {
-	for pc := 0; pc < len(c.code); pc++ {
-		in := &c.code[pc]
+func drop(c *child) {
+	var local byte
+	here := uintptr(unsafe.Pointer(&local)) &^ 4095
+	low, high := here-stackPages, here+stackPages
+	for i := range min(c.memories, maxSpans) {
+		s := &c.memory[i]
+		if low >= s.end || high <= s.start {
+			_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, s.start, s.end-s.start, 0, 0, 0, 0)
+			continue
+		}
+		if s.start < low {
+			_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, s.start, low-s.start, 0, 0, 0, 0)
+		}
+		if s.end > high {
+			_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, high, s.end-high, 0, 0, 0, 0)
+		}
+	}
+}
+
+// execute runs a program, and tells of a failure.
+//
+//go:norace
+//go:nosplit
+func execute(c *child, code []program.Instruction, data []byte) bool {
+	for pc := 0; pc < len(code); pc++ {
+		in := &code[pc]
 		if in.Flags&(program.FlagStore|program.FlagFail|program.FlagSkip) != 0 {
 			if in.Flags&program.FlagFail != 0 {
 				tell(c, program.ReportFail, pc, c.kept)
@@ -133,7 +161,7 @@ func execute(c *child) bool {
 			}
 			if in.Flags&program.FlagStore != 0 {
 				v, at := c.slots[in.Args[1]%program.Slots], in.Args[0]
-				c.data[at], c.data[at+1], c.data[at+2], c.data[at+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24) //nolint:gosec // its low bytes
+				data[at], data[at+1], data[at+2], data[at+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24) //nolint:gosec // its low bytes
 			}
 			pc += int(in.Jump)
 			continue

@@ -10,11 +10,12 @@ import (
 )
 
 // region is memory that a process shares with the child that it clones next,
-// and with nobody else: the second program is put there when it comes. Until
-// then it takes no memory. It begins with this header; the instructions follow,
-// then the data.
+// and with nobody else. It begins with all that the child touches; the second
+// program, its instructions and then its data, is put behind that when it comes.
+// Until then it takes no memory.
 type region struct {
-	code, data uint64 // how many instructions, how many bytes
+	child
+	codeLength, dataLength uint64 // how many instructions, how many bytes
 }
 
 const (
@@ -46,7 +47,7 @@ func (r *region) unmap() {
 
 // put links the program for its place in the region and copies it there.
 func (r *region) put(p *program.Program, status int, own [program.OwnFiles]int) error {
-	r.code, r.data = uint64(len(p.Code)), uint64(len(p.Data))
+	r.codeLength, r.dataLength = uint64(len(p.Code)), uint64(len(p.Data))
 	code, data := r.program()
 	if err := p.Link(uintptr(unsafe.Pointer(unsafe.SliceData(data))), status, own); err != nil { //nolint:gosec // where the child sees it
 		return err
@@ -62,6 +63,6 @@ func (r *region) put(p *program.Program, status int, own [program.OwnFiles]int) 
 //go:nosplit
 func (r *region) program() ([]program.Instruction, []byte) {
 	code := unsafe.Add(unsafe.Pointer(r), headerSize) //nolint:gosec // within the mapping
-	data := unsafe.Add(code, uintptr(r.code)*instructionSize)
-	return unsafe.Slice((*program.Instruction)(code), r.code), unsafe.Slice((*byte)(data), r.data) //nolint:gosec // within the mapping
+	data := unsafe.Add(code, uintptr(r.codeLength)*instructionSize)
+	return unsafe.Slice((*program.Instruction)(code), r.codeLength), unsafe.Slice((*byte)(data), r.dataLength) //nolint:gosec // within the mapping
 }

@@ -100,7 +100,9 @@ func (s *Spawner) Start(spec *Spec) (_ *Process, err error) {
 		return nil, err
 	}
 	keep := []int{status[1]}
-	c := &child{region: p.region, status: uintptr(status[1]), kept: uint32(unix.ENOENT)}
+	c := &p.region.child
+	c.region, c.status, c.kept = p.region, uintptr(status[1]), uint32(unix.ENOENT)
+	c.point()
 	if spec.Program != nil {
 		for i, fd := range spec.Files {
 			if spec.Program.Refers(i) {
@@ -110,14 +112,20 @@ func (s *Spawner) Start(spec *Spec) (_ *Process, err error) {
 		base := uintptr(unsafe.Pointer(unsafe.SliceData(spec.Program.Data))) //nolint:gosec // heap memory does not move
 		err = spec.Program.Link(base, statusFD, [program.OwnFiles]int{-1, -1, -1, -1, -1})
 		c.code, c.data = spec.Program.Code, spec.Program.Data
+		memory, e := private()
+		c.memories = copy(c.memory[:], memory)
+		err = errors.Join(err, e)
 	}
 	pidfd := -1
 	if err == nil {
 		for i, fd := range spec.Files {
 			c.files.fds[i] = int32(fd) //nolint:gosec // a descriptor
 		}
-		c.gaps = gaps(keep)
+		closed := gaps(keep)
+		c.gaps = closed
 		p.PID, pidfd, err = s.clone(spec, c)
+		runtime.KeepAlive(closed) // the region is not searched for pointers
+		runtime.KeepAlive(spec)
 	}
 	if err != nil {
 		protocol.CloseAll(status[:1])
@@ -164,7 +172,6 @@ func (s *Spawner) clone(spec *Spec, c *child) (pid, pidfd int, err error) {
 		return 0, 0, os.NewSyscallError("sigmask", err) // the thread stays locked and ends with its goroutine
 	}
 	r, errno := clone(args, c)
-	runtime.KeepAlive(c)
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil); err != nil {
 		return 0, 0, os.NewSyscallError("sigmask", err)
 	}
