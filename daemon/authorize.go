@@ -56,6 +56,11 @@ func accesses(n names) map[string]access {
 		runtimev1.RuntimeService_KillContainer_FullMethodName:    onContainer("kill"),
 		runtimev1.RuntimeService_RemoveContainer_FullMethodName:  onContainer("remove"),
 		runtimev1.RuntimeService_WaitContainer_FullMethodName:    onContainer("wait"),
+		runtimev1.RuntimeService_StartContainer_FullMethodName:   onContainer("start"), // what it may run is decided like a launch
+		runtimev1.RuntimeService_RestartContainer_FullMethodName: onContainer("restart"),
+		runtimev1.RuntimeService_PauseContainer_FullMethodName:   onContainer("pause"),
+		runtimev1.RuntimeService_UnpauseContainer_FullMethodName: onContainer("pause"),
+		runtimev1.RuntimeService_UpdateContainer_FullMethodName:  onContainer("update"),
 		runtimev1.RuntimeService_Logs_FullMethodName:             onContainer("logs"),
 		runtimev1.RuntimeService_Stats_FullMethodName:            onContainer("stats"),
 		runtimev1.RuntimeService_Top_FullMethodName:              onContainer("top"),

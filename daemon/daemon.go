@@ -226,10 +226,14 @@ func (n *node) openMachine(ctx context.Context, open *undo.Stack) (err error) {
 func (n *node) openRuntime(ctx context.Context, open *undo.Stack) (err error) {
 	pipeline := &launch.Pipeline{
 		Images: n.images, Plugins: n.plugins, Policy: n.policy, Attestor: n.evidence, Identities: n.issuer,
-		Sandboxes: n.sandboxes, Network: n.network, TrustDomain: n.trustDomain,
+		Sandboxes: n.sandboxes, Ender: n.sandboxes, Network: n.network, TrustDomain: n.trustDomain,
+	}
+	boot, err := supervise.BootID()
+	if err != nil {
+		return err
 	}
 	if n.supervisor, err = supervise.Open(ctx, supervise.Config{
-		Launcher: pipeline, Sandboxes: n.sandboxes, Network: n.network, Identities: n.issuer, State: n.state, Bus: n.bus, Log: n.log,
+		Launcher: pipeline, Sandboxes: n.sandboxes, Processes: n.sandboxes, Logs: n.sandboxes, Boot: boot, Network: n.network, Identities: n.issuer, State: n.state, Bus: n.bus, Log: n.log,
 	}); err != nil {
 		return err
 	}

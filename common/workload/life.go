@@ -115,7 +115,8 @@ const (
 // minHealthTime is the shortest interval or timeout: a check is a process.
 const minHealthTime = time.Millisecond
 
-func (h Health) validate() error {
+// Validate checks the forms of the fields.
+func (h Health) Validate() error {
 	if h.Disabled && len(h.Command) > 0 {
 		return fmt.Errorf("a health check is given and disabled")
 	}

@@ -214,14 +214,17 @@ func (s *Spec) Validate() error {
 	if err := s.validateLabels(); err != nil {
 		return err
 	}
-	if err := s.Health.validate(); err != nil {
-		return err
-	}
 	if err := s.Log.validate(); err != nil {
 		return err
 	}
 	if err := s.validateGrants(); err != nil {
 		return err
+	}
+	if err := s.Health.Validate(); err != nil {
+		return err
+	}
+	if s.AutoRemove && s.Health.OnFailure == HealthRestart {
+		return fmt.Errorf("a container that is removed when it has exited cannot be restarted when it is unhealthy")
 	}
 	return s.validateLimits()
 }

@@ -75,6 +75,13 @@ type Sandboxes interface {
 	Destroy(ctx context.Context, container workload.ID) error
 }
 
+// Ender ends the sandboxes of containers that will be launched again.
+type Ender interface {
+	// End is Destroy, but for what the next Create goes on with: the log and the
+	// writable layer.
+	End(ctx context.Context, container workload.ID) error
+}
+
 // Network connects containers.
 type Network interface {
 	// Attach makes the interface, with policy in the kernel before it is up.
@@ -91,6 +98,7 @@ type Pipeline struct {
 	Attestor    Attestor
 	Identities  Identities
 	Sandboxes   Sandboxes
+	Ender       Ender
 	Network     Network
 	TrustDomain spiffeid.TrustDomain
 }
@@ -115,7 +123,15 @@ type Launched struct {
 // Run launches spec as container. On an error nothing of it is left but the
 // launch record, if it came that far. On success the image is still held, until
 // the caller calls Launched.Release.
-func (p *Pipeline) Run(ctx context.Context, caller workload.Principal, container workload.ID, spec workload.Spec) (_ *Launched, err error) {
+func (p *Pipeline) Run(ctx context.Context, caller workload.Principal, container workload.ID, spec workload.Spec) (*Launched, error) {
+	return p.run(ctx, caller, container, spec, p.Images.Resolve, p.Sandboxes.Destroy)
+}
+
+// run launches spec with the image that resolve gives; destroy undoes the sandbox.
+func (p *Pipeline) run(
+	ctx context.Context, caller workload.Principal, container workload.ID, spec workload.Spec,
+	resolve func(context.Context, string) (workload.Image, error), destroy func(context.Context, workload.ID) error,
+) (_ *Launched, err error) {
 	var done undo.Stack
 	defer func() {
 		if err != nil {
@@ -126,7 +142,7 @@ func (p *Pipeline) Run(ctx context.Context, caller workload.Principal, container
 	}()
 	l := &Launched{Container: container}
 
-	if l.Image, err = p.Images.Resolve(ctx, spec.Image); err != nil {
+	if l.Image, err = resolve(ctx, spec.Image); err != nil {
 		return nil, err
 	}
 	l.Release = sync.OnceFunc(func() { p.Images.Release(l.Image) })
@@ -170,7 +186,7 @@ func (p *Pipeline) Run(ctx context.Context, caller workload.Principal, container
 	if err != nil {
 		return nil, err
 	}
-	done.Push("create sandbox", func(ctx context.Context) error { return p.Sandboxes.Destroy(ctx, container) })
+	done.Push("create sandbox", func(ctx context.Context) error { return destroy(ctx, container) })
 
 	if l.Spec.Network != workload.NetworkNone {
 		endpoint, err := p.Network.Attach(ctx, workload.Attachment{

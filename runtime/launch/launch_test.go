@@ -27,6 +27,7 @@ type trace struct {
 	measured  workload.Measurement
 	attached  workload.Attachment
 	size      *specs.Box // of the terminal, at Create
+	resolved  []string
 }
 
 var errStep = errors.New("step failed")
@@ -43,6 +44,7 @@ func (f *trace) step(ctx context.Context, name string) error {
 }
 
 func (f *trace) Resolve(ctx context.Context, ref string) (workload.Image, error) {
+	f.resolved = append(f.resolved, ref)
 	return workload.Image{
 		Reference: "localhost/" + ref, Digest: "sha256:aa",
 		Config: workload.ImageConfig{Entrypoint: []string{"/web"}, Env: []string{"A=1"}},
@@ -91,6 +93,8 @@ func (f *trace) Start(ctx context.Context, _ workload.ID, e *workload.Endpoint) 
 	return f.step(ctx, fmt.Sprintf("start %t", e != nil))
 }
 
+func (f *trace) End(ctx context.Context, _ workload.ID) error { return f.step(ctx, "end") }
+
 func (f *trace) Destroy(ctx context.Context, _ workload.ID) error { return f.step(ctx, "undo create") }
 
 func (f *trace) Attach(ctx context.Context, a workload.Attachment) (workload.Endpoint, error) {
@@ -102,19 +106,23 @@ func (f *trace) Detach(ctx context.Context, _ workload.ID) error { return f.step
 
 func run(t *testing.T, f *trace, spec workload.Spec) (*launch.Launched, error) {
 	t.Helper()
-	td, err := spiffeid.ParseTrustDomain("n1.tero")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := launch.Pipeline{
-		Images: f, Plugins: plugins{f}, Policy: f, Attestor: f, Identities: f, Sandboxes: f, Network: f, TrustDomain: td,
-	}
 	ctx, cancel := context.WithCancel(t.Context())
 	if f.fail != "" {
 		cancel() // the caller hung up; compensations must run all the same
 	}
 	defer cancel()
-	return p.Run(ctx, workload.Principal{Local: true}, workload.NewID(), spec)
+	return pipeline(t, f).Run(ctx, workload.Principal{Local: true}, workload.NewID(), spec)
+}
+
+func pipeline(t *testing.T, f *trace) *launch.Pipeline {
+	t.Helper()
+	td, err := spiffeid.ParseTrustDomain("n1.tero")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &launch.Pipeline{
+		Images: f, Plugins: plugins{f}, Policy: f, Attestor: f, Identities: f, Sandboxes: f, Ender: f, Network: f, TrustDomain: td,
+	}
 }
 
 var forward = []string{

@@ -19,13 +19,9 @@ const freezeTimeout = 5 * time.Second
 
 // Pause stops every process of a running container where it is.
 func (n *Native) Pause(ctx context.Context, id workload.ID) error {
-	g, err := n.cgroupOf(id)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, freezeTimeout)
 	defer cancel()
-	err = g.Freeze(ctx)
+	err := n.inCgroup(id, func(g *cgroup.Group) error { return g.Freeze(ctx) })
 	switch {
 	case errors.Is(err, cgroup.ErrNoFreezer):
 		return fault.New(fault.Unsupported, "this machine cannot pause containers: %w", err).
@@ -34,27 +30,22 @@ func (n *Native) Pause(ctx context.Context, id workload.ID) error {
 		return fault.New(fault.Unavailable, "container %s does not stand still: %w", id.Short(), err).
 			WithHint("a process of it waits in the kernel, for a disk or a network file system; nothing was paused")
 	}
-	return gone(err, id)
+	return err
 }
 
 // Unpause lets a paused container go on; it is nil for one that is not paused.
 func (n *Native) Unpause(_ context.Context, id workload.ID) error {
-	g, err := n.cgroupOf(id)
-	if err != nil {
-		return err
-	}
-	return gone(g.Thaw(), id)
+	return n.inCgroup(id, (*cgroup.Group).Thaw)
 }
 
 // Paused tells whether the container is paused. The kernel's word is the only
 // record of it, so that there is nothing to be wrong after a crash.
-func (n *Native) Paused(_ context.Context, id workload.ID) (bool, error) {
-	g, err := n.cgroupOf(id)
-	if err != nil {
-		return false, err
-	}
-	frozen, err := g.Frozen()
-	return frozen, gone(err, id)
+func (n *Native) Paused(_ context.Context, id workload.ID) (paused bool, err error) {
+	err = n.inCgroup(id, func(g *cgroup.Group) error {
+		paused, err = g.Frozen()
+		return err
+	})
+	return paused, err
 }
 
 // Update changes the limits of a running container. On an error they are as
@@ -64,11 +55,7 @@ func (n *Native) Update(ctx context.Context, id workload.ID, r workload.Resource
 	if err != nil {
 		return err
 	}
-	g, err := n.cgroupOf(id)
-	if err != nil {
-		return err
-	}
-	err = n.tree.Update(ctx, g, limits)
+	err = n.inCgroup(id, func(g *cgroup.Group) error { return n.tree.Update(ctx, g, limits) })
 	missing, unavailable := errors.AsType[*cgroup.UnavailableError](err)
 	switch {
 	case unavailable:
@@ -78,23 +65,19 @@ func (n *Native) Update(ctx context.Context, id workload.ID, r workload.Resource
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE):
 		return fault.New(fault.Invalid, "the kernel refuses a resource limit: %w", err).WithHint("the limits are as they were")
 	}
-	return gone(err, id)
+	return err
 }
 
-// cgroupOf gives the cgroup of a container that has been created.
-func (n *Native) cgroupOf(id workload.ID) (*cgroup.Group, error) {
+// inCgroup does something with the cgroup of a container that runs.
+func (n *Native) inCgroup(id workload.ID, f func(*cgroup.Group) error) error {
 	r, err := n.loadRecord(id)
-	if err == nil && r == nil {
-		err = fault.New(fault.NotFound, "there is no container %s", id.Short())
+	switch {
+	case err != nil:
+		return err
+	case r == nil:
+		return fault.New(fault.NotFound, "there is no container %s", id.Short())
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &r.Cgroup, nil
-}
-
-// gone makes a fault of an error that a missing cgroup caused.
-func gone(err error, id workload.ID) error {
+	err = f(&r.Cgroup)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return fault.New(fault.Conflict, "container %s does not run: %w", id.Short(), err)
 	}

@@ -20,6 +20,7 @@ func (n *Native) Destroy(ctx context.Context, id workload.ID) error {
 	if err := n.end(ctx, id, func() error { return os.RemoveAll(n.folder(id)) }); err != nil {
 		return err
 	}
+	n.ReleaseLog(id)
 	if n.Volumes != nil {
 		n.Volumes.Release(id)
 	}
@@ -48,7 +49,6 @@ func (n *Native) end(ctx context.Context, id workload.ID, clear func() error) er
 	if r != nil {
 		slot, kept = r.Slot, true
 	}
-	n.ReleaseLog(id)
 	n.mu.Lock()
 	m := n.made[id]
 	delete(n.made, id)

@@ -24,6 +24,9 @@ func specFromProto(p *runtimev1.ContainerSpec) (workload.Spec, error) {
 		Resources: workload.Resources{MilliCPU: p.GetMilliCpu(), MemoryBytes: p.GetMemoryBytes(), Pids: p.GetPids()},
 	}
 	grantsFromProto(p, &s)
+	if err := lifeFromProto(p, &s); err != nil {
+		return s, fault.New(fault.Invalid, "the launch request is not valid: %w", err)
+	}
 	if s.Network == "" {
 		s.Network = workload.NetworkDefault
 	}
@@ -64,7 +67,7 @@ func madeUpName(image string) string {
 }
 
 func specToProto(s workload.Spec) *runtimev1.ContainerSpec {
-	p := &runtimev1.ContainerSpec{
+	out := &runtimev1.ContainerSpec{
 		Name: s.Name, Image: s.Image, Entrypoint: s.Entrypoint, Args: s.Args, Env: s.Env,
 		WorkingDir: s.WorkingDir, User: s.User, Hostname: s.Hostname, Labels: s.Labels,
 		Terminal: s.Terminal, OpenStdin: s.OpenStdin, WritableRootfs: s.WritableRootfs, CapAdd: s.CapAdd,
@@ -73,14 +76,16 @@ func specToProto(s workload.Spec) *runtimev1.ContainerSpec {
 		LogMaxBytes: s.Log.MaxBytes, LogMaxFiles: int32(s.Log.MaxFiles), //nolint:gosec // at most 1000
 		Apparmor: s.AppArmor, Selinux: s.SELinux, NoLandlock: s.NoLandlock,
 	}
-	grantsToProto(s, p)
-	return p
+	lifeToProto(s, out)
+	grantsToProto(s, out)
+	return out
 }
 
 var states = map[state.Phase]runtimev1.State{
-	state.Creating: runtimev1.State_STATE_CREATING,
-	state.Running:  runtimev1.State_STATE_RUNNING,
-	state.Exited:   runtimev1.State_STATE_EXITED,
+	state.Creating:   runtimev1.State_STATE_CREATING,
+	state.Running:    runtimev1.State_STATE_RUNNING,
+	state.Restarting: runtimev1.State_STATE_RESTARTING,
+	state.Exited:     runtimev1.State_STATE_EXITED,
 }
 
 func containerToProto(c state.Container) *runtimev1.Container {

@@ -127,6 +127,7 @@ func imageMessage(i image.Info) *runtimev1.Image {
 		ConfigDigest: string(i.ConfigDigest), Platform: i.Platform, SizeBytes: i.Size,
 		Imported: timestamppb.New(i.Imported), Signatures: int32(i.Signatures), //nolint:gosec // at most 2 x 64
 		Config: &runtimev1.ImageConfig{
+			Health:     checkToProto(i.Config.Health),
 			Entrypoint: i.Config.Entrypoint, Cmd: i.Config.Cmd, Env: i.Config.Env, WorkingDir: i.Config.WorkingDir,
 			User: i.Config.User, StopSignal: i.Config.StopSignal, Labels: i.Config.Labels, ExposedPorts: i.Config.ExposedPorts,
 		},

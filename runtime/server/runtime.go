@@ -66,7 +66,7 @@ func (r *Runtime) ListContainers(ctx context.Context, req *runtimev1.ListContain
 	pids := r.pids(ctx)
 	for _, c := range r.supervisor.List() {
 		if req.GetAll() || c.Phase != state.Exited {
-			resp.Containers = append(resp.Containers, describe(c, pids))
+			resp.Containers = append(resp.Containers, r.describe(ctx, c, pids))
 		}
 	}
 	return resp, nil
@@ -78,7 +78,7 @@ func (r *Runtime) InspectContainer(ctx context.Context, req *runtimev1.InspectCo
 	if err != nil {
 		return nil, err
 	}
-	return &runtimev1.InspectContainerResponse{Container: describe(c, r.pids(ctx))}, nil
+	return &runtimev1.InspectContainerResponse{Container: r.describe(ctx, c, r.pids(ctx))}, nil
 }
 
 // pids gives the first process of each container: of all in one question, and
@@ -96,24 +96,18 @@ func (r *Runtime) pids(ctx context.Context) map[workload.ID]int {
 }
 
 // describe adds to the record what only the sandbox knows.
-func describe(c state.Container, pids map[workload.ID]int) *runtimev1.Container {
+func (r *Runtime) describe(ctx context.Context, c state.Container, pids map[workload.ID]int) *runtimev1.Container {
 	out := containerToProto(c)
 	if c.Phase == state.Running {
 		out.Pid = int32(pids[c.ID]) //nolint:gosec // the kernel's pids are below 2^22
 	}
+	r.describeLife(ctx, c, out)
 	return out
 }
 
-// defaultStopTimeout is how long a container has to obey its stop signal.
-const defaultStopTimeout = 10 * time.Second
-
 // StopContainer stops a container.
 func (r *Runtime) StopContainer(ctx context.Context, req *runtimev1.StopContainerRequest) (*runtimev1.StopContainerResponse, error) {
-	timeout := time.Duration(req.GetTimeoutSeconds()) * time.Second
-	if timeout == 0 {
-		timeout = defaultStopTimeout
-	}
-	exit, err := r.supervisor.Stop(ctx, req.GetContainer(), timeout)
+	exit, err := r.supervisor.Stop(ctx, req.GetContainer(), seconds(req.TimeoutSeconds)) // unset is not 0
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +132,7 @@ func (r *Runtime) RemoveContainer(ctx context.Context, req *runtimev1.RemoveCont
 	return &runtimev1.RemoveContainerResponse{Id: string(c.ID), Name: c.Spec.Name}, nil
 }
 
-// WaitContainer waits for the exit.
+// WaitContainer waits for the exit after which the container is not restarted.
 func (r *Runtime) WaitContainer(ctx context.Context, req *runtimev1.WaitContainerRequest) (*runtimev1.WaitContainerResponse, error) {
 	c, err := r.supervisor.Find(req.GetContainer())
 	if err != nil {

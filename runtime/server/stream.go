@@ -37,7 +37,6 @@ type Streams interface {
 	// CloseInput tells the container that its standard input has ended.
 	CloseInput(ctx context.Context, container workload.ID) error
 	Resize(ctx context.Context, container workload.ID, rows, columns uint16) error
-	Exec(ctx context.Context, container workload.ID, spec sandbox.ExecSpec) (*sandbox.Process, error)
 }
 
 // Outputs are the logs of containers.
@@ -197,11 +196,7 @@ func (r *Runtime) Exec(stream grpc.BidiStreamingServer[runtimev1.ExecRequest, ru
 	if start == nil || len(start.GetArgs()) == 0 {
 		return fault.New(fault.Invalid, "the request names no command to execute")
 	}
-	c, err := r.supervisor.Running(start.GetContainer())
-	if err != nil {
-		return err
-	}
-	e, err := r.startExec(ctx, c.ID, start)
+	e, err := r.startExec(ctx, start)
 	if err != nil {
 		return err
 	}
@@ -239,7 +234,7 @@ type execution struct {
 	detached atomic.Bool
 }
 
-func (r *Runtime) startExec(ctx context.Context, id workload.ID, start *runtimev1.ExecStart) (_ *execution, err error) {
+func (r *Runtime) startExec(ctx context.Context, start *runtimev1.ExecStart) (_ *execution, err error) {
 	spec := sandbox.ExecSpec{
 		Args: start.GetArgs(), Env: start.GetEnv(), Cwd: start.GetWorkingDir(), User: start.GetUser(), Terminal: start.GetTerminal(),
 		Rows: side(start.GetSize().GetRows()), Columns: side(start.GetSize().GetColumns()),
@@ -274,7 +269,7 @@ func (r *Runtime) startExec(ctx context.Context, id workload.ID, start *runtimev
 			theirs = append(theirs, their)
 		}
 	}
-	if e.process, err = r.sandboxes.Exec(ctx, id, spec); err != nil {
+	if e.process, err = r.supervisor.Exec(ctx, start.GetContainer(), spec); err != nil {
 		return nil, err
 	}
 	if spec.Terminal {

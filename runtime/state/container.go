@@ -11,17 +11,24 @@ import (
 
 // Phase is where a container is in its life:
 //
-//	creating --> running --> exited --> (removed)
-//	    \___________________________________/
+//	                 restarting
+//	                  |      ^
+//	                  v      |
+//	creating -------> running --> exited --> (removed)
+//	    \               ^___________/           ^
+//	     \______________________________________/
 //
-// A container found "creating" after a restart was never acknowledged and is undone.
+// A container found "creating" after a restart was never acknowledged and is
+// undone. A restarting one has exited, and waits for its next launch or is being
+// launched; one that somebody starts is exited until it runs.
 type Phase string
 
 // The phases.
 const (
-	Creating Phase = "creating"
-	Running  Phase = "running"
-	Exited   Phase = "exited"
+	Creating   Phase = "creating"
+	Running    Phase = "running"
+	Restarting Phase = "restarting"
+	Exited     Phase = "exited"
 )
 
 // Exit is how a container's first process ended.
@@ -52,8 +59,39 @@ type Container struct {
 	Endpoint *workload.Endpoint       `json:"endpoint,omitempty"`
 	Created  time.Time                `json:"created"`
 	Started  time.Time                `json:"started,omitzero"`
-	Exit     *Exit                    `json:"exit,omitempty"`
+	// Exit is the last one; a container that runs may have it from an earlier run.
+	Exit *Exit `json:"exit,omitempty"`
 	// Removing is set before anything of an exited container is removed. One
 	// that is found so after a restart is removed to the end: its log may be gone.
 	Removing bool `json:"removing,omitempty"`
+
+	// Asked is the specification that each launch begins with: as it was asked
+	// for, with the changes of updates. Spec is what the last launch made of it.
+	Asked workload.Spec `json:"asked,omitzero"`
+	// Limits are the present ones of a running container, when an update changed
+	// them since its launch, which Spec tells.
+	Limits *workload.Resources `json:"limits,omitempty"`
+	// Boot names the machine's run in which it was last launched, or tried to be.
+	Boot string `json:"boot,omitempty"`
+	// Stopped is set by whoever wants it to end, before it is told to.
+	Stopped  bool     `json:"stopped,omitempty"`
+	Restarts Restarts `json:"restarts,omitzero"`
+	// Health is the last status that was told, for one with a health check.
+	Health string `json:"health,omitempty"`
 }
+
+// Restarts is how far the restarting of a container has come since somebody
+// launched or started it.
+type Restarts struct {
+	Count int `json:"count,omitempty"`
+	// Delay is the last back-off, and Next when the launch is or was due.
+	Delay time.Duration `json:"delay,omitempty"`
+	Next  time.Time     `json:"next,omitzero"`
+	// Ended says why there are no more, when the policy alone does not.
+	Ended string `json:"ended,omitempty"`
+	// Now restarts it at its next exit, whatever the policy.
+	Now bool `json:"now,omitempty"`
+}
+
+// Policy is the present restart policy.
+func (c *Container) Policy() workload.Restart { return c.Asked.Restart }

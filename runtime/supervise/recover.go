@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"strings"
+	"time"
 
 	"tero.internal/common/workload"
 	"tero.internal/runtime/sandbox"
@@ -13,12 +16,15 @@ import (
 
 // recover brings records, sandboxes and the network back into agreement:
 //
-//	record     sandbox           what happens
-//	creating   any               undone: nobody was told that it runs
-//	running    running, exited   taken up; the exit is heard at once or later
-//	running    created, none     recorded as exited, its code lost
-//	exited     any               left for its removal, which goes on when it had begun
-//	none       any               destroyed
+//	record      sandbox           what happens
+//	creating    any               undone: nobody was told that it runs
+//	running     running, exited   taken up; the exit is heard at once or later
+//	running     other, none       recorded as exited, its code lost
+//	restarting  any               ended, and launched when that is due
+//	exited      created, running  ended: a start that nobody was told of
+//	exited      other, none       left for its removal, which goes on when it had begun,
+//	                              or started at boot
+//	none        any               destroyed
 func (s *Supervisor) recover(ctx context.Context) error {
 	list, err := s.Sandboxes.List(ctx)
 	if err != nil {
@@ -54,40 +60,94 @@ func (s *Supervisor) recover(ctx context.Context) error {
 }
 
 func (s *Supervisor) recoverOne(ctx context.Context, r state.Container, found map[workload.ID]sandbox.Status) error {
+	box := found[r.ID] // its phase is "" when there is none
+	c := newContainer(r.Spec.AutoRemove)
 	switch r.Phase {
 	case state.Creating:
 		s.Log.WarnContext(ctx, "unfinished launch undone", slog.String("container", string(r.ID)), slog.String("name", r.Spec.Name))
 		return s.discard(ctx, r.ID)
 	case state.Running:
-		b, ok := found[r.ID]
-		if ok && b.Phase != sandbox.Created {
-			if b.Phase == sandbox.Running {
+		s.adopt(r.ID, c)
+		if box.Phase == sandbox.Running || box.Phase == sandbox.Exited {
+			if box.Phase == sandbox.Running {
 				if err := s.Identities.Restore(ctx, r.ID, r.Identity, r.Evidence); err != nil {
 					return err
 				}
 			}
-			c := &container{exited: make(chan struct{}), remove: r.Spec.AutoRemove}
-			s.adopt(r.ID, c)
 			s.track(r.ID, c)
 			s.Log.InfoContext(ctx, "container taken up", slog.String("container", string(r.ID)), slog.String("name", r.Spec.Name))
 			return nil
 		}
-		c := &container{exited: make(chan struct{}), remove: r.Spec.AutoRemove}
-		s.adopt(r.ID, c)
 		s.spawn(func(ctx context.Context) {
-			s.finish(ctx, r.ID, c, lostExit(errors.New("the machine or its processes were restarted")))
+			lost := lostExit(errors.New("the machine or its processes were restarted"))
+			if s.finish(ctx, r.ID, c, lost) && s.relaunch(ctx, r.ID, c) {
+				s.track(r.ID, c)
+			}
 		})
 		return nil
+	case state.Restarting:
+		return s.resume(ctx, r, c)
 	case state.Exited:
-		c := &container{exited: make(chan struct{}), exit: *r.Exit, gone: true, remove: r.Spec.AutoRemove}
-		close(c.exited)
-		s.adopt(r.ID, c)
-		if r.Removing {
-			s.autoRemove(ctx, r.ID, r.Spec.Name)
-		} else if c.remove {
-			s.spawn(func(ctx context.Context) { s.autoRemove(ctx, r.ID, r.Spec.Name) })
-		}
-		return nil
+		return s.recoverExited(ctx, r, c, box.Phase)
 	}
 	return fmt.Errorf("unknown phase %q", r.Phase)
+}
+
+// resume waits again for the launch of a restarting container, after ending the
+// one that was under way, if there was.
+func (s *Supervisor) resume(ctx context.Context, r state.Container, c *container) error {
+	if err := s.Sandboxes.End(ctx, r.ID); err != nil {
+		return err
+	}
+	s.adopt(r.ID, c)
+	s.spawn(func(ctx context.Context) {
+		if s.relaunch(ctx, r.ID, c) {
+			s.track(r.ID, c)
+		}
+	})
+	return nil
+}
+
+func (s *Supervisor) recoverExited(ctx context.Context, r state.Container, c *container, phase sandbox.Phase) error {
+	if phase == sandbox.Created || phase == sandbox.Running {
+		s.Log.WarnContext(ctx, "unfinished start undone", slog.String("container", string(r.ID)), slog.String("name", r.Spec.Name))
+		if err := s.Sandboxes.End(ctx, r.ID); err != nil {
+			return err
+		}
+	}
+	if !r.Removing && startsAtBoot(&r, s.Boot) {
+		r, err := s.State.Update(r.ID, func(r *state.Container) {
+			r.Phase, r.Stopped = state.Restarting, false
+			r.Restarts = state.Restarts{Next: time.Now().UTC()}
+		})
+		if err != nil {
+			return err
+		}
+		return s.resume(ctx, r, c)
+	}
+	c.life.exit = *r.Exit
+	close(c.life.over)
+	s.adopt(r.ID, c)
+	if r.Removing {
+		s.autoRemove(ctx, r.ID)
+	} else if c.remove {
+		s.spawn(func(ctx context.Context) { s.autoRemove(ctx, r.ID) })
+	}
+	return nil
+}
+
+// BootID gives the name of this run of the machine.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("tell this run of the machine from others: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// startsAtBoot tells whether an exited container is started in that run of the
+// machine, in which nothing has been done with it yet.
+func startsAtBoot(r *state.Container, boot string) bool {
+	p := r.Policy()
+	return r.Boot != boot && (p.Policy == workload.RestartAlways || p.Policy == workload.RestartUnlessStopped && !r.Stopped)
 }

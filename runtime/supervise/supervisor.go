@@ -1,6 +1,36 @@
 // Package supervise looks after containers from launch to removal: it records
-// them, hears their exits, gives back what they held, and takes them up again
-// after the daemon was restarted or killed.
+// them, hears their exits, gives back what they held, launches them again as
+// their restart policies say, checks their health, and takes them up again after
+// the daemon was restarted or killed.
+//
+// The record comes first: what somebody wants ("stopped") and what is about to
+// happen ("restarting, due at ...") is durable before it is done, so that
+// whenever this process is killed the next one finds what was meant. Each row is
+// a test in crash_test.go:
+//
+//	killed                                 the next daemon
+//	in a launch                            undoes it: nobody was told that it runs
+//	while it runs, or ends                 takes it up; the exit is heard at once or later
+//	after an exit, before its record       records it, and decides about the restart
+//	in the wait for a restart              waits until the recorded time, and restarts it
+//	in the launch of a restart             ends that one, and launches it anew
+//	in a start of an exited one            ends that one: nobody was told that it runs
+//	after "stopped" was recorded,
+//	before the signal                      takes it up; whenever it ends it stays so
+//	after the signal, before the exit      records the exit; it stays so
+//	in a restart, between stop and start   leaves it exited, as after a failed start
+//	while one is paused                    takes it up; it is paused, as the kernel says
+//	in an update                           takes it up; the present limits are the recorded
+//	                                       ones, or those of the update
+//
+//	the machine was started anew
+//	running, no or on-failure              exited with a lost code, which is a failure:
+//	                                       on-failure restarts it
+//	running, always or unless-stopped      the same, restarted
+//	restarting                             restarted
+//	exited, always                         started again, also after a stop
+//	exited, unless-stopped                 started again, unless somebody stopped it
+//	exited, no or on-failure               stays so
 package supervise
 
 import (
@@ -11,11 +41,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/eventbus"
 	"tero.internal/common/fault"
 	"tero.internal/common/workload"
+	"tero.internal/runtime/health"
 	"tero.internal/runtime/launch"
 	"tero.internal/runtime/sandbox"
 	"tero.internal/runtime/state"
@@ -24,6 +56,10 @@ import (
 // Launcher launches containers (launch.Pipeline).
 type Launcher interface {
 	Run(ctx context.Context, caller workload.Principal, container workload.ID, spec workload.Spec) (*launch.Launched, error)
+	// Again launches one that ran before, with the same image, log and layer.
+	Again(ctx context.Context, caller workload.Principal, container workload.ID, spec workload.Spec, image digest.Digest) (*launch.Launched, error)
+	// Readmit decides on a change of one that runs.
+	Readmit(ctx context.Context, caller workload.Principal, spec workload.Spec, image workload.Image) (workload.Spec, workload.Grant, error)
 }
 
 // Sandboxes are the process trees (sandbox.Native).
@@ -32,10 +68,16 @@ type Sandboxes interface {
 	// Wait gives the exit, also when it was long ago.
 	Wait(ctx context.Context, container workload.ID) (sandbox.Exit, error)
 	List(ctx context.Context) ([]sandbox.Status, error)
+	Destroy(ctx context.Context, container workload.ID) error
+	// End is Destroy, but for the log and the writable layer.
+	End(ctx context.Context, container workload.ID) error
+}
+
+// Logs are the containers' outputs (sandbox.Native).
+type Logs interface {
 	// HoldLog makes a container whose launch is to come wait rather than lose
 	// output that nobody has read.
 	HoldLog(container workload.ID)
-	Destroy(ctx context.Context, container workload.ID) error
 }
 
 // Network takes interfaces back.
@@ -52,15 +94,21 @@ type Identities interface {
 	Restore(ctx context.Context, container workload.ID, identity workload.Identity, evidence workload.Evidence) error
 }
 
-// Config holds what a Supervisor works with; all fields must be set.
+// Config holds what a Supervisor works with; all fields but Check must be set.
 type Config struct {
 	Launcher   Launcher
 	Sandboxes  Sandboxes
+	Processes  Processes
+	Logs       Logs
 	Network    Network
 	Identities Identities
 	State      *state.Store
-	Bus        *eventbus.Bus
-	Log        *slog.Logger
+	// Check runs a health check in a container; by Exec when it is nil.
+	Check func(ctx context.Context, container workload.ID, command []string) (code int, output []byte, err error)
+	// Boot names this run of the machine (/proc/sys/kernel/random/boot_id).
+	Boot string
+	Bus  *eventbus.Bus
+	Log  *slog.Logger
 }
 
 // retryEvery is how long a failed clean-up or record waits for its next try.
@@ -78,20 +126,16 @@ type Supervisor struct {
 	live map[workload.ID]*container
 }
 
-// container is what the Supervisor knows beyond the record.
-type container struct {
-	exited chan struct{} // closed when the exit is recorded
-	exit   state.Exit    // valid once exited is closed
-	gone   bool          // exited is closed
-	holds  int           // attachments that still read its output
-	remove bool          // remove when exited and not held
-}
-
 // Open takes up the containers that state and sandboxes know, undoes launches
 // that were never acknowledged, and removes what belongs to nobody.
 func Open(ctx context.Context, c Config) (*Supervisor, error) {
 	watchCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Supervisor{Config: c, watch: cancel, live: map[workload.ID]*container{}}
+	if c.Check == nil {
+		s.Check = func(ctx context.Context, container workload.ID, command []string) (int, []byte, error) {
+			return health.Execute(ctx, s, container, command)
+		}
+	}
 	s.spawn = func(f func(context.Context)) { s.watchers.Go(func() { f(watchCtx) }) }
 	if err := s.recover(ctx); err != nil {
 		s.Close()
@@ -112,14 +156,14 @@ func (s *Supervisor) Close() {
 func (s *Supervisor) Run(ctx context.Context, caller workload.Principal, spec workload.Spec, hold bool) (_ state.Container, release func(), err error) {
 	release = func() {}
 	id := workload.NewID()
-	record := state.Container{ID: id, Phase: state.Creating, Caller: caller, Spec: spec, Created: time.Now().UTC()}
+	record := state.Container{ID: id, Phase: state.Creating, Caller: caller, Spec: spec, Asked: spec, Created: time.Now().UTC()}
 	if err := s.State.Add(record); err != nil {
 		return state.Container{}, release, err
 	}
-	c := &container{exited: make(chan struct{}), remove: spec.AutoRemove}
+	c := newContainer(spec.AutoRemove)
 	s.adopt(id, c) // before anybody can find it running
 	if hold {
-		s.Sandboxes.HoldLog(id)
+		s.Logs.HoldLog(id)
 	}
 	l, err := s.Launcher.Run(ctx, caller, id, spec)
 	if err != nil {
@@ -128,10 +172,7 @@ func (s *Supervisor) Run(ctx context.Context, caller workload.Principal, spec wo
 		return state.Container{}, release, launchFault(spec.Name, err)
 	}
 	defer l.Release() // once the record names the image, or the container is gone
-	record, err = s.State.Update(id, func(c *state.Container) {
-		c.Phase, c.Spec, c.Image, c.Verdicts, c.Grant = state.Running, l.Spec, l.Image, l.Verdicts, l.Grant
-		c.Evidence, c.Identity, c.Endpoint, c.Started = l.Evidence, l.Identity, l.Endpoint, time.Now().UTC()
-	})
+	record, err = s.State.Update(id, func(r *state.Container) { s.launched(r, l) })
 	if err != nil { // it could not be acknowledged, so it must not be
 		s.giveUp(ctx, id)
 		return state.Container{}, release, err
@@ -140,15 +181,29 @@ func (s *Supervisor) Run(ctx context.Context, caller workload.Principal, spec wo
 	if hold {
 		release = s.hold(c, id)
 	}
+	s.publishStart(record)
+	return record, release, nil
+}
+
+// launched makes the record of a container that a launch has left running.
+func (s *Supervisor) launched(r *state.Container, l *launch.Launched) {
+	r.Phase, r.Spec, r.Image, r.Verdicts, r.Grant = state.Running, l.Spec, l.Image, l.Verdicts, l.Grant
+	r.Evidence, r.Identity, r.Endpoint, r.Started = l.Evidence, l.Identity, l.Endpoint, time.Now().UTC()
+	r.Limits, r.Boot, r.Health, r.Restarts.Now = nil, s.Boot, "", false
+}
+
+func (s *Supervisor) publishStart(r state.Container) {
+	message := fmt.Sprintf("%s started from %s", r.Spec.Name, r.Image.Reference)
+	if r.Restarts.Count > 0 {
+		message = fmt.Sprintf("%s started again from %s, restart %d", r.Spec.Name, r.Image.Reference, r.Restarts.Count)
+	}
 	s.Bus.Publish(eventbus.Event{
-		Type: "container.started", Container: id, Name: spec.Name,
-		Message: fmt.Sprintf("%s started from %s", spec.Name, l.Image.Reference),
+		Type: "container.started", Container: r.ID, Name: r.Spec.Name, Message: message,
 		Attributes: map[string]string{
-			"image_digest": string(l.Image.Digest), "spiffe_id": l.Identity.SPIFFEID,
-			"record": fmt.Sprint(l.Evidence.Sequence), "level": l.Evidence.Level.String(),
+			"image_digest": string(r.Image.Digest), "spiffe_id": r.Identity.SPIFFEID,
+			"record": fmt.Sprint(r.Evidence.Sequence), "level": r.Evidence.Level.String(), "restarts": fmt.Sprint(r.Restarts.Count),
 		},
 	})
-	return record, release, nil
 }
 
 // launchFault says which launch an internal error belongs to; a fault says so itself.
@@ -183,10 +238,8 @@ func (s *Supervisor) giveUp(ctx context.Context, id workload.ID) {
 	s.spawn(func(ctx context.Context) {
 		for err != nil {
 			s.Log.ErrorContext(ctx, "failed launch not cleaned up yet", slog.String("container", string(id)), slog.String("error", err.Error()))
-			select {
-			case <-ctx.Done():
+			if !pause(ctx, retryEvery) {
 				return
-			case <-time.After(retryEvery):
 			}
 			err = s.discard(ctx, id)
 		}
@@ -197,101 +250,23 @@ func (s *Supervisor) giveUp(ctx context.Context, id workload.ID) {
 func (s *Supervisor) discard(ctx context.Context, id workload.ID) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	if err := errors.Join(
-		s.Network.Detach(ctx, id),
-		s.Identities.Revoke(ctx, id),
-		s.Sandboxes.Destroy(ctx, id),
-	); err != nil {
+	if err := errors.Join(s.giveBack(ctx, id), s.Sandboxes.Destroy(ctx, id)); err != nil {
 		return err
 	}
 	return s.State.Remove(id)
 }
 
-// track watches a running container for its exit.
-func (s *Supervisor) track(id workload.ID, c *container) {
-	s.spawn(func(ctx context.Context) {
-		exit, err := s.Sandboxes.Wait(ctx, id)
-		if ctx.Err() != nil {
-			return // the next daemon hears the exit
-		}
-		e := state.Exit{Code: exit.Code, Signal: int(exit.Signal), OOMKilled: exit.OOMKilled, At: exit.At}
-		switch {
-		case err != nil:
-			e = lostExit(err)
-		case exit.Lost:
-			e.Message = "it ended with the process that kept it; its own exit code is lost"
-		}
-		s.finish(ctx, id, c, e)
-	})
+// giveBack takes from a container what others could use.
+func (s *Supervisor) giveBack(ctx context.Context, id workload.ID) error {
+	return errors.Join(s.Network.Detach(ctx, id), s.Identities.Revoke(ctx, id))
 }
 
-func (s *Supervisor) adopt(id workload.ID, c *container) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.live[id] = c
-}
-
-// lostCode is the exit code of a container whose own word was lost.
-const lostCode = 255
-
-func lostExit(err error) state.Exit {
-	return state.Exit{Code: lostCode, At: time.Now().UTC(), Message: "its exit code is lost: " + err.Error()}
-}
-
-// finish gives back what an exited container held and records the exit, trying
-// again until both are done or the daemon ends.
-func (s *Supervisor) finish(ctx context.Context, id workload.ID, c *container, exit state.Exit) {
-	var name string
-	for {
-		err := errors.Join(s.Network.Detach(ctx, id), s.Identities.Revoke(ctx, id))
-		if err == nil {
-			var record state.Container
-			record, err = s.State.Update(id, func(r *state.Container) { r.Phase, r.Exit, r.Endpoint = state.Exited, &exit, nil })
-			name = record.Spec.Name
-		}
-		if err == nil || fault.KindOf(err) == fault.NotFound {
-			break
-		}
-		s.Log.ErrorContext(ctx, "container exit not recorded yet", slog.String("container", string(id)), slog.String("error", err.Error()))
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(retryEvery):
-		}
+// pause waits; it is false when ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
-	s.mu.Lock()
-	c.exit, c.gone = exit, true
-	close(c.exited)
-	remove := c.remove && c.holds == 0
-	s.mu.Unlock()
-	s.Bus.Publish(eventbus.Event{
-		Type: "container.exited", Container: id, Name: name,
-		Message:    fmt.Sprintf("%s exited with code %d", name, exit.Code),
-		Attributes: map[string]string{"code": fmt.Sprint(exit.Code), "oom_killed": fmt.Sprint(exit.OOMKilled)},
-	})
-	if remove {
-		s.autoRemove(ctx, id, name)
-	}
-}
-
-func (s *Supervisor) autoRemove(ctx context.Context, id workload.ID, name string) {
-	if err := s.removeExited(ctx, id, name); err != nil {
-		s.Log.ErrorContext(ctx, "container not removed", slog.String("container", string(id)), slog.String("error", err.Error()))
-	}
-}
-
-// hold keeps a container's output readable until the returned function is called.
-func (s *Supervisor) hold(c *container, id workload.ID) (release func()) {
-	s.mu.Lock()
-	c.holds++
-	s.mu.Unlock()
-	return sync.OnceFunc(func() {
-		s.mu.Lock()
-		c.holds--
-		remove := c.remove && c.gone && c.holds == 0
-		s.mu.Unlock()
-		if remove {
-			s.spawn(func(ctx context.Context) { s.autoRemove(ctx, id, "") })
-		}
-	})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/eventbus"
@@ -24,16 +25,28 @@ import (
 // machine fakes everything below the supervisor: sandboxes that run until they
 // are signalled, a network and identities that remember what they gave.
 type machine struct {
-	mu        sync.Mutex // guards what follows
-	boxes     map[workload.ID]*box
-	attached  map[workload.ID]bool
-	enrolled  map[workload.ID]bool
-	alive     []workload.ID
-	launchErr error
-	detachErr error
-	ignores   unix.Signal       // containers ignore it
-	onRun     func(workload.ID) // called at the end of a launch; may be nil
-	onRelease func()            // called when a launch's image is released; may be nil
+	mu         sync.Mutex // guards what follows
+	boxes      map[workload.ID]*box
+	attached   map[workload.ID]bool
+	enrolled   map[workload.ID]bool
+	alive      []workload.ID
+	launchErr  error
+	detachErr  error
+	ignores    unix.Signal // containers ignore it
+	unkillable bool        // and SIGKILL, too
+	launches   int
+	ended      []workload.ID // by End
+	again      error         // fails the launches after the first
+	asked      []workload.Spec
+	paused     map[workload.ID]bool
+	limits     map[workload.ID]workload.Resources
+	updateErr  error
+	health     func() (int, error)
+	ignore     bool // all signals are lost
+	// Called before a signal or an End, and after an Update; may be nil.
+	onSignal, onEnd, onUpdate func()
+	onRun                     func(workload.ID) // called at the end of a launch; may be nil
+	onRelease                 func()            // called when a launch's image is released; may be nil
 }
 
 type box struct {
@@ -43,7 +56,7 @@ type box struct {
 }
 
 func newMachine() *machine {
-	return &machine{boxes: map[workload.ID]*box{}, attached: map[workload.ID]bool{}, enrolled: map[workload.ID]bool{}}
+	return &machine{boxes: map[workload.ID]*box{}, attached: map[workload.ID]bool{}, enrolled: map[workload.ID]bool{}, paused: map[workload.ID]bool{}, limits: map[workload.ID]workload.Resources{}}
 }
 
 func (m *machine) add(id workload.ID, p sandbox.Phase) {
@@ -58,31 +71,148 @@ func (m *machine) Run(_ context.Context, _ workload.Principal, id workload.ID, s
 		return nil, m.launchErr
 	}
 	m.add(id, sandbox.Running)
+	m.mu.Lock()
+	m.launches++
+	m.asked = append(m.asked, spec)
+	m.mu.Unlock()
 	spec.StopSignal = "SIGTERM"
 	l := &launch.Launched{Container: id, Spec: spec, Image: workload.Image{Digest: "sha256:aa"}, Release: func() {}}
 	if m.onRelease != nil {
 		l.Release = m.onRelease
 	}
-	if m.onRun != nil {
-		m.onRun(id)
-	}
+	m.hook(func() func() {
+		if f := m.onRun; f != nil {
+			return func() { f(id) }
+		}
+		return nil
+	})
 	return l, nil
 }
 
-func (m *machine) Signal(_ context.Context, id workload.ID, sig unix.Signal) error {
+func (m *machine) Again(ctx context.Context, p workload.Principal, id workload.ID, spec workload.Spec, image digest.Digest) (*launch.Launched, error) {
+	if err := m.End(ctx, id); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	err := m.again
+	m.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	l, err := m.Run(ctx, p, id, spec)
+	if err == nil && image != l.Image.Digest {
+		return nil, errors.New("another image")
+	}
+	return l, err
+}
+
+func (m *machine) Readmit(_ context.Context, _ workload.Principal, spec workload.Spec, _ workload.Image) (workload.Spec, workload.Grant, error) {
+	if spec.Resources.MemoryBytes > 1<<30 {
+		return spec, workload.Grant{}, fault.New(fault.Denied, "too much")
+	}
+	return spec, workload.Grant{DecisionID: "d1"}, nil
+}
+
+// set changes the fake while a supervisor may use it.
+func (m *machine) set(f func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	f()
+}
+
+// hook calls one of the fake's hooks.
+func (m *machine) hook(which func() func()) {
+	m.mu.Lock()
+	f := which()
+	m.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
+
+func (m *machine) End(_ context.Context, id workload.ID) error {
+	m.hook(func() func() { return m.onEnd })
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b := m.boxes[id]; b != nil && b.phase == sandbox.Running {
+		b.end(sandbox.Exit{Code: 137, Signal: unix.SIGKILL})
+	}
+	delete(m.boxes, id)
+	m.ended = append(m.ended, id)
+	return nil
+}
+
+func (m *machine) Exec(context.Context, workload.ID, sandbox.ExecSpec) (*sandbox.Process, error) {
+	return &sandbox.Process{}, nil
+}
+
+func (m *machine) Pause(_ context.Context, id workload.ID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.paused[id] = true
+	return nil
+}
+
+func (m *machine) Unpause(_ context.Context, id workload.ID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.paused, id)
+	return nil
+}
+
+func (m *machine) Paused(_ context.Context, id workload.ID) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.paused[id], nil
+}
+
+func (m *machine) Update(_ context.Context, id workload.ID, r workload.Resources) error {
+	m.mu.Lock()
+	err := m.updateErr
+	if err == nil {
+		m.limits[id] = r
+	}
+	m.mu.Unlock()
+	if err == nil {
+		m.hook(func() func() { return m.onUpdate })
+	}
+	return err
+}
+
+func (m *machine) check(context.Context, workload.ID, []string) (int, []byte, error) {
+	m.mu.Lock()
+	f := m.health
+	m.mu.Unlock()
+	code, err := f()
+	return code, []byte("output"), err
+}
+
+// exit ends a container by itself.
+func (m *machine) exit(id workload.ID, code int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.boxes[id].end(sandbox.Exit{Code: code})
+}
+
+func (m *machine) Signal(_ context.Context, id workload.ID, sig unix.Signal) error {
+	m.hook(func() func() { return m.onSignal })
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ignore {
+		return nil
+	}
 	b, ok := m.boxes[id]
 	if !ok || b.phase != sandbox.Running {
 		return unix.ESRCH
 	}
-	if sig != m.ignores {
+	if sig != m.ignores && !m.unkillable {
 		b.end(sandbox.Exit{Code: 128 + int(sig), Signal: sig})
 	}
 	return nil
 }
 
 func (b *box) end(e sandbox.Exit) {
+	e.At = time.Now()
 	b.phase, b.exit = sandbox.Exited, e
 	close(b.ended)
 }
@@ -91,6 +221,9 @@ func (m *machine) Wait(ctx context.Context, id workload.ID) (sandbox.Exit, error
 	m.mu.Lock()
 	b := m.boxes[id]
 	m.mu.Unlock()
+	if b == nil {
+		return sandbox.Exit{}, fault.New(fault.NotFound, "no sandbox")
+	}
 	select {
 	case <-b.ended:
 		return b.exit, nil
@@ -156,8 +289,13 @@ func (m *machine) left() [3]int {
 
 func open(t *testing.T, m *machine, st *state.Store) *supervise.Supervisor {
 	t.Helper()
+	return openAt(t, m, st, "boot-1")
+}
+
+func openAt(t *testing.T, m *machine, st *state.Store, boot string) *supervise.Supervisor {
+	t.Helper()
 	s, err := supervise.Open(t.Context(), supervise.Config{
-		Launcher: m, Sandboxes: m, Network: m, Identities: m, State: st,
+		Launcher: m, Sandboxes: m, Processes: m, Logs: m, Network: m, Identities: m, State: st, Boot: boot, Check: m.check,
 		Bus: &eventbus.Bus{}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -321,6 +459,11 @@ func TestAutoRemoveWaitsForTheReader(t *testing.T) {
 	}
 }
 
+func seconds(n int) *time.Duration {
+	d := time.Duration(n) * time.Second
+	return &d
+}
+
 func TestStopKillsWhenTheSignalIsIgnored(t *testing.T) {
 	st := openState(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -330,14 +473,14 @@ func TestStopKillsWhenTheSignalIsIgnored(t *testing.T) {
 		defer s.Close()
 		run(t, s, spec("web"), false)
 		began := time.Now()
-		exit, err := s.Stop(t.Context(), "web", 10*time.Second)
+		exit, err := s.Stop(t.Context(), "web", seconds(10))
 		if err != nil || exit.Signal != int(unix.SIGKILL) {
 			t.Errorf("Stop = %+v, %v; want SIGKILL", exit, err)
 		}
 		if d := time.Since(began); d != 10*time.Second {
 			t.Errorf("killed after %v, want 10 s", d)
 		}
-		if again, err := s.Stop(t.Context(), "web", 0); err != nil || again != exit {
+		if again, err := s.Stop(t.Context(), "web", nil); err != nil || again != exit {
 			t.Errorf("second Stop = %+v, %v", again, err)
 		}
 	})
@@ -461,4 +604,11 @@ func TestParseSignal(t *testing.T) {
 			t.Errorf("ParseSignal(%q) = %v, %v", in, got, err)
 		}
 	}
+}
+
+// count gives how often a container was launched.
+func (m *machine) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.launches
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/common/fault"
 	"tero.internal/test/testnode"
@@ -99,7 +101,7 @@ func (s *scene) deaf(t *testing.T) {
 	s.run(&runtimev1.ContainerSpec{Name: "deaf", Args: []string{"deaf"}})
 	s.says(t, "deaf", "deaf")
 	began := time.Now()
-	r, err := s.api.Runtime.StopContainer(t.Context(), &runtimev1.StopContainerRequest{Container: "deaf", TimeoutSeconds: 1})
+	r, err := s.api.Runtime.StopContainer(t.Context(), &runtimev1.StopContainerRequest{Container: "deaf", TimeoutSeconds: proto.Int32(1)})
 	if err != nil {
 		t.Fatal(err)
 	}

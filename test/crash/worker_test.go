@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/client"
 	"tero.internal/common/fault"
@@ -174,7 +176,7 @@ func (w *worker) act(ctx context.Context, verb string, b *box) error {
 		return w.exec(ctx, b)
 	case "stop":
 		b.may, b.codes = running|exited, []int32{b.code}
-		r, err := api.StopContainer(ctx, &runtimev1.StopContainerRequest{Container: b.name, TimeoutSeconds: 60})
+		r, err := api.StopContainer(ctx, &runtimev1.StopContainerRequest{Container: b.name, TimeoutSeconds: proto.Int32(60)})
 		if err != nil {
 			return err
 		}
@@ -290,7 +292,7 @@ func (b *box) settle(ctx context.Context, t *testing.T, api *client.Client, c *r
 	exit := c.GetExit()
 	if is == running && b.may&exited != 0 {
 		// Told to end it was, or perhaps; it may be about to.
-		r, err := api.Runtime.StopContainer(ctx, &runtimev1.StopContainerRequest{Container: b.name, TimeoutSeconds: 60})
+		r, err := api.Runtime.StopContainer(ctx, &runtimev1.StopContainerRequest{Container: b.name, TimeoutSeconds: proto.Int32(60)})
 		if err != nil {
 			t.Errorf("stop %s: %v", b.name, err)
 		}

@@ -88,6 +88,7 @@ type ImageConfig struct {
 	StopSignal    string                 `protobuf:"bytes,6,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`
 	Labels        map[string]string      `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	ExposedPorts  []string               `protobuf:"bytes,8,rep,name=exposed_ports,json=exposedPorts,proto3" json:"exposed_ports,omitempty"` // "8080/tcp"
+	Health        *HealthCheck           `protobuf:"bytes,9,opt,name=health,proto3" json:"health,omitempty"`                                 // unset when it has none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -174,6 +175,13 @@ func (x *ImageConfig) GetLabels() map[string]string {
 func (x *ImageConfig) GetExposedPorts() []string {
 	if x != nil {
 		return x.ExposedPorts
+	}
+	return nil
+}
+
+func (x *ImageConfig) GetHealth() *HealthCheck {
+	if x != nil {
+		return x.Health
 	}
 	return nil
 }
@@ -967,10 +975,10 @@ var File_runtime_v1_image_proto protoreflect.FileDescriptor
 
 const file_runtime_v1_image_proto_rawDesc = "" +
 	"\n" +
-	"\x16runtime/v1/image.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"8\n" +
+	"\x16runtime/v1/image.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18runtime/v1/runtime.proto\"8\n" +
 	"\vImageSigner\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x15\n" +
-	"\x06key_id\x18\x02 \x01(\tR\x05keyId\"\xc9\x02\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\"\xff\x02\n" +
 	"\vImageConfig\x12\x1e\n" +
 	"\n" +
 	"entrypoint\x18\x01 \x03(\tR\n" +
@@ -983,7 +991,8 @@ const file_runtime_v1_image_proto_rawDesc = "" +
 	"\vstop_signal\x18\x06 \x01(\tR\n" +
 	"stopSignal\x12@\n" +
 	"\x06labels\x18\a \x03(\v2(.tero.runtime.v1.ImageConfig.LabelsEntryR\x06labels\x12#\n" +
-	"\rexposed_ports\x18\b \x03(\tR\fexposedPorts\x1a9\n" +
+	"\rexposed_ports\x18\b \x03(\tR\fexposedPorts\x124\n" +
+	"\x06health\x18\t \x01(\v2\x1c.tero.runtime.v1.HealthCheckR\x06health\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"{\n" +
@@ -1081,36 +1090,38 @@ var file_runtime_v1_image_proto_goTypes = []any{
 	(*AttachSignatureRequest)(nil),  // 13: tero.runtime.v1.AttachSignatureRequest
 	(*AttachSignatureResponse)(nil), // 14: tero.runtime.v1.AttachSignatureResponse
 	nil,                             // 15: tero.runtime.v1.ImageConfig.LabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 16: google.protobuf.Timestamp
+	(*HealthCheck)(nil),             // 16: tero.runtime.v1.HealthCheck
+	(*timestamppb.Timestamp)(nil),   // 17: google.protobuf.Timestamp
 }
 var file_runtime_v1_image_proto_depIdxs = []int32{
 	15, // 0: tero.runtime.v1.ImageConfig.labels:type_name -> tero.runtime.v1.ImageConfig.LabelsEntry
-	16, // 1: tero.runtime.v1.Image.created:type_name -> google.protobuf.Timestamp
-	16, // 2: tero.runtime.v1.Image.imported:type_name -> google.protobuf.Timestamp
-	0,  // 3: tero.runtime.v1.Image.signers:type_name -> tero.runtime.v1.ImageSigner
-	1,  // 4: tero.runtime.v1.Image.config:type_name -> tero.runtime.v1.ImageConfig
-	2,  // 5: tero.runtime.v1.Image.layers:type_name -> tero.runtime.v1.ImageLayer
-	5,  // 6: tero.runtime.v1.ImportImageRequest.start:type_name -> tero.runtime.v1.ImportImageStart
-	3,  // 7: tero.runtime.v1.ImportImageResponse.images:type_name -> tero.runtime.v1.Image
-	3,  // 8: tero.runtime.v1.ListImagesResponse.images:type_name -> tero.runtime.v1.Image
-	3,  // 9: tero.runtime.v1.InspectImageResponse.image:type_name -> tero.runtime.v1.Image
-	3,  // 10: tero.runtime.v1.AttachSignatureResponse.image:type_name -> tero.runtime.v1.Image
-	0,  // 11: tero.runtime.v1.AttachSignatureResponse.signer:type_name -> tero.runtime.v1.ImageSigner
-	4,  // 12: tero.runtime.v1.ImageService.ImportImage:input_type -> tero.runtime.v1.ImportImageRequest
-	7,  // 13: tero.runtime.v1.ImageService.ListImages:input_type -> tero.runtime.v1.ListImagesRequest
-	9,  // 14: tero.runtime.v1.ImageService.InspectImage:input_type -> tero.runtime.v1.InspectImageRequest
-	11, // 15: tero.runtime.v1.ImageService.RemoveImage:input_type -> tero.runtime.v1.RemoveImageRequest
-	13, // 16: tero.runtime.v1.ImageService.AttachSignature:input_type -> tero.runtime.v1.AttachSignatureRequest
-	6,  // 17: tero.runtime.v1.ImageService.ImportImage:output_type -> tero.runtime.v1.ImportImageResponse
-	8,  // 18: tero.runtime.v1.ImageService.ListImages:output_type -> tero.runtime.v1.ListImagesResponse
-	10, // 19: tero.runtime.v1.ImageService.InspectImage:output_type -> tero.runtime.v1.InspectImageResponse
-	12, // 20: tero.runtime.v1.ImageService.RemoveImage:output_type -> tero.runtime.v1.RemoveImageResponse
-	14, // 21: tero.runtime.v1.ImageService.AttachSignature:output_type -> tero.runtime.v1.AttachSignatureResponse
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	16, // 1: tero.runtime.v1.ImageConfig.health:type_name -> tero.runtime.v1.HealthCheck
+	17, // 2: tero.runtime.v1.Image.created:type_name -> google.protobuf.Timestamp
+	17, // 3: tero.runtime.v1.Image.imported:type_name -> google.protobuf.Timestamp
+	0,  // 4: tero.runtime.v1.Image.signers:type_name -> tero.runtime.v1.ImageSigner
+	1,  // 5: tero.runtime.v1.Image.config:type_name -> tero.runtime.v1.ImageConfig
+	2,  // 6: tero.runtime.v1.Image.layers:type_name -> tero.runtime.v1.ImageLayer
+	5,  // 7: tero.runtime.v1.ImportImageRequest.start:type_name -> tero.runtime.v1.ImportImageStart
+	3,  // 8: tero.runtime.v1.ImportImageResponse.images:type_name -> tero.runtime.v1.Image
+	3,  // 9: tero.runtime.v1.ListImagesResponse.images:type_name -> tero.runtime.v1.Image
+	3,  // 10: tero.runtime.v1.InspectImageResponse.image:type_name -> tero.runtime.v1.Image
+	3,  // 11: tero.runtime.v1.AttachSignatureResponse.image:type_name -> tero.runtime.v1.Image
+	0,  // 12: tero.runtime.v1.AttachSignatureResponse.signer:type_name -> tero.runtime.v1.ImageSigner
+	4,  // 13: tero.runtime.v1.ImageService.ImportImage:input_type -> tero.runtime.v1.ImportImageRequest
+	7,  // 14: tero.runtime.v1.ImageService.ListImages:input_type -> tero.runtime.v1.ListImagesRequest
+	9,  // 15: tero.runtime.v1.ImageService.InspectImage:input_type -> tero.runtime.v1.InspectImageRequest
+	11, // 16: tero.runtime.v1.ImageService.RemoveImage:input_type -> tero.runtime.v1.RemoveImageRequest
+	13, // 17: tero.runtime.v1.ImageService.AttachSignature:input_type -> tero.runtime.v1.AttachSignatureRequest
+	6,  // 18: tero.runtime.v1.ImageService.ImportImage:output_type -> tero.runtime.v1.ImportImageResponse
+	8,  // 19: tero.runtime.v1.ImageService.ListImages:output_type -> tero.runtime.v1.ListImagesResponse
+	10, // 20: tero.runtime.v1.ImageService.InspectImage:output_type -> tero.runtime.v1.InspectImageResponse
+	12, // 21: tero.runtime.v1.ImageService.RemoveImage:output_type -> tero.runtime.v1.RemoveImageResponse
+	14, // 22: tero.runtime.v1.ImageService.AttachSignature:output_type -> tero.runtime.v1.AttachSignatureResponse
+	18, // [18:23] is the sub-list for method output_type
+	13, // [13:18] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_runtime_v1_image_proto_init() }
@@ -1118,6 +1129,7 @@ func file_runtime_v1_image_proto_init() {
 	if File_runtime_v1_image_proto != nil {
 		return
 	}
+	file_runtime_v1_runtime_proto_init()
 	file_runtime_v1_image_proto_msgTypes[4].OneofWrappers = []any{
 		(*ImportImageRequest_Start)(nil),
 		(*ImportImageRequest_Data)(nil),

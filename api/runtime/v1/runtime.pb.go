@@ -11,6 +11,7 @@ package runtimev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -32,6 +33,8 @@ const (
 	State_STATE_CREATING    State = 1
 	State_STATE_RUNNING     State = 2
 	State_STATE_EXITED      State = 3
+	State_STATE_PAUSED      State = 4 // running, but every process stands still
+	State_STATE_RESTARTING  State = 5 // exited, and waiting for the launch that its restart policy asks for
 )
 
 // Enum value maps for State.
@@ -41,12 +44,16 @@ var (
 		1: "STATE_CREATING",
 		2: "STATE_RUNNING",
 		3: "STATE_EXITED",
+		4: "STATE_PAUSED",
+		5: "STATE_RESTARTING",
 	}
 	State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
 		"STATE_CREATING":    1,
 		"STATE_RUNNING":     2,
 		"STATE_EXITED":      3,
+		"STATE_PAUSED":      4,
+		"STATE_RESTARTING":  5,
 	}
 )
 
@@ -177,7 +184,7 @@ func (x Output_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Output_Stream.Descriptor instead.
 func (Output_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{11, 0}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // ContainerSpec is what somebody wants to run; see workload.Spec.
@@ -219,6 +226,9 @@ type ContainerSpec struct {
 	MemorySwapBytes        int64                  `protobuf:"varint,29,opt,name=memory_swap_bytes,json=memorySwapBytes,proto3" json:"memory_swap_bytes,omitempty"` // memory and swap together; no swap when 0, -1: no limit
 	IoWeight               int64                  `protobuf:"varint,30,opt,name=io_weight,json=ioWeight,proto3" json:"io_weight,omitempty"`                        // 10 to 1000
 	IoLimits               []*IoLimit             `protobuf:"bytes,31,rep,name=io_limits,json=ioLimits,proto3" json:"io_limits,omitempty"`
+	Restart                string                 `protobuf:"bytes,40,opt,name=restart,proto3" json:"restart,omitempty"`                                                          // no, on-failure[:N], always, unless-stopped; no when empty
+	StopTimeoutSeconds     *int32                 `protobuf:"varint,41,opt,name=stop_timeout_seconds,json=stopTimeoutSeconds,proto3,oneof" json:"stop_timeout_seconds,omitempty"` // until SIGKILL; 10 when unset, 0: at once, negative: never
+	Health                 *HealthCheck           `protobuf:"bytes,42,opt,name=health,proto3" json:"health,omitempty"`                                                            // the image's when it is unset or names no command
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -501,6 +511,27 @@ func (x *ContainerSpec) GetIoWeight() int64 {
 func (x *ContainerSpec) GetIoLimits() []*IoLimit {
 	if x != nil {
 		return x.IoLimits
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetRestart() string {
+	if x != nil {
+		return x.Restart
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetStopTimeoutSeconds() int32 {
+	if x != nil && x.StopTimeoutSeconds != nil {
+		return *x.StopTimeoutSeconds
+	}
+	return 0
+}
+
+func (x *ContainerSpec) GetHealth() *HealthCheck {
+	if x != nil {
+		return x.Health
 	}
 	return nil
 }
@@ -797,6 +828,107 @@ func (x *IoLimit) GetWriteIops() uint64 {
 	return 0
 }
 
+// HealthCheck is a command that tells whether a container does its work.
+type HealthCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       []string               `protobuf:"bytes,1,rep,name=command,proto3" json:"command,omitempty"`                                  // argv; exit code 0 is healthy
+	Disabled      bool                   `protobuf:"varint,2,opt,name=disabled,proto3" json:"disabled,omitempty"`                               // ignore the image's
+	Interval      *durationpb.Duration   `protobuf:"bytes,3,opt,name=interval,proto3" json:"interval,omitempty"`                                // the image's, else 30 s
+	Timeout       *durationpb.Duration   `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`                                  // the image's, else 30 s
+	StartPeriod   *durationpb.Duration   `protobuf:"bytes,5,opt,name=start_period,json=startPeriod,proto3" json:"start_period,omitempty"`       // failures do not count so long
+	StartInterval *durationpb.Duration   `protobuf:"bytes,6,opt,name=start_interval,json=startInterval,proto3" json:"start_interval,omitempty"` // interval meanwhile; the image's, else 5 s
+	Retries       int32                  `protobuf:"varint,7,opt,name=retries,proto3" json:"retries,omitempty"`                                 // failures in a row that make it unhealthy; the image's, else 3
+	OnFailure     string                 `protobuf:"bytes,8,opt,name=on_failure,json=onFailure,proto3" json:"on_failure,omitempty"`             // none, kill, stop, restart; none when empty
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthCheck) Reset() {
+	*x = HealthCheck{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthCheck) ProtoMessage() {}
+
+func (x *HealthCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
+func (*HealthCheck) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *HealthCheck) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *HealthCheck) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetStartPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.StartPeriod
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetStartInterval() *durationpb.Duration {
+	if x != nil {
+		return x.StartInterval
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetRetries() int32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetOnFailure() string {
+	if x != nil {
+		return x.OnFailure
+	}
+	return ""
+}
+
 // Exit is how a container's first process ended.
 type Exit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -811,7 +943,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[5]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +955,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[5]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +968,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{5}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -889,7 +1021,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[6]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1033,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[6]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1046,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{6}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Endpoint) GetNetwork() string {
@@ -972,7 +1104,7 @@ type PluginVerdict struct {
 
 func (x *PluginVerdict) Reset() {
 	*x = PluginVerdict{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[7]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1116,7 @@ func (x *PluginVerdict) String() string {
 func (*PluginVerdict) ProtoMessage() {}
 
 func (x *PluginVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[7]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1129,7 @@ func (x *PluginVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginVerdict.ProtoReflect.Descriptor instead.
 func (*PluginVerdict) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{7}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PluginVerdict) GetPlugin() string {
@@ -1040,7 +1172,7 @@ type Container struct {
 	Pid            int32                  `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"` // 0 when not running
 	Created        *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created,proto3" json:"created,omitempty"`
 	Started        *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=started,proto3" json:"started,omitempty"`
-	Exit           *Exit                  `protobuf:"bytes,10,opt,name=exit,proto3" json:"exit,omitempty"` // set when exited
+	Exit           *Exit                  `protobuf:"bytes,10,opt,name=exit,proto3" json:"exit,omitempty"` // the last one, also of a container that runs again
 	SpiffeId       string                 `protobuf:"bytes,11,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
 	Endpoint       *Endpoint              `protobuf:"bytes,12,opt,name=endpoint,proto3" json:"endpoint,omitempty"`                                    // unset without a network
 	Level          string                 `protobuf:"bytes,13,opt,name=level,proto3" json:"level,omitempty"`                                          // assurance level of the launch record
@@ -1050,13 +1182,19 @@ type Container struct {
 	PolicyDigest   string                 `protobuf:"bytes,17,opt,name=policy_digest,json=policyDigest,proto3" json:"policy_digest,omitempty"`
 	DecisionId     string                 `protobuf:"bytes,18,opt,name=decision_id,json=decisionId,proto3" json:"decision_id,omitempty"`
 	Plugins        []*PluginVerdict       `protobuf:"bytes,19,rep,name=plugins,proto3" json:"plugins,omitempty"`
+	Restart        string                 `protobuf:"bytes,40,opt,name=restart,proto3" json:"restart,omitempty"`                                // the present policy; spec tells the one at the launch
+	RestartCount   int32                  `protobuf:"varint,41,opt,name=restart_count,json=restartCount,proto3" json:"restart_count,omitempty"` // since somebody launched or started it
+	NextRestart    *timestamppb.Timestamp `protobuf:"bytes,42,opt,name=next_restart,json=nextRestart,proto3" json:"next_restart,omitempty"`     // set while restarting
+	RestartEnded   string                 `protobuf:"bytes,43,opt,name=restart_ended,json=restartEnded,proto3" json:"restart_ended,omitempty"`  // why it is not restarted any more; empty when the policy alone says so
+	Limits         *Limits                `protobuf:"bytes,44,opt,name=limits,proto3" json:"limits,omitempty"`                                  // the present ones of a running container; spec tells those at the launch
+	Health         *Health                `protobuf:"bytes,45,opt,name=health,proto3" json:"health,omitempty"`                                  // unset without a health check
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[8]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1206,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[8]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1219,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{8}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Container) GetId() string {
@@ -1217,6 +1355,239 @@ func (x *Container) GetPlugins() []*PluginVerdict {
 	return nil
 }
 
+func (x *Container) GetRestart() string {
+	if x != nil {
+		return x.Restart
+	}
+	return ""
+}
+
+func (x *Container) GetRestartCount() int32 {
+	if x != nil {
+		return x.RestartCount
+	}
+	return 0
+}
+
+func (x *Container) GetNextRestart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextRestart
+	}
+	return nil
+}
+
+func (x *Container) GetRestartEnded() string {
+	if x != nil {
+		return x.RestartEnded
+	}
+	return ""
+}
+
+func (x *Container) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Container) GetHealth() *Health {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+// Limits are limits of a container's cgroup; 0 is none.
+type Limits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MilliCpu      int64                  `protobuf:"varint,1,opt,name=milli_cpu,json=milliCpu,proto3" json:"milli_cpu,omitempty"`
+	MemoryBytes   int64                  `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	Pids          int64                  `protobuf:"varint,3,opt,name=pids,proto3" json:"pids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Limits) GetMilliCpu() int64 {
+	if x != nil {
+		return x.MilliCpu
+	}
+	return 0
+}
+
+func (x *Limits) GetMemoryBytes() int64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetPids() int64 {
+	if x != nil {
+		return x.Pids
+	}
+	return 0
+}
+
+// Health is how a container's health checks stand.
+type Health struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        string                 `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`    // starting, healthy, unhealthy; empty for one that does not run
+	Failing       int32                  `protobuf:"varint,2,opt,name=failing,proto3" json:"failing,omitempty"` // failures in a row
+	Log           []*HealthResult        `protobuf:"bytes,3,rep,name=log,proto3" json:"log,omitempty"`          // the last checks, oldest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Health) Reset() {
+	*x = Health{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Health) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Health) ProtoMessage() {}
+
+func (x *Health) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Health.ProtoReflect.Descriptor instead.
+func (*Health) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Health) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Health) GetFailing() int32 {
+	if x != nil {
+		return x.Failing
+	}
+	return 0
+}
+
+func (x *Health) GetLog() []*HealthResult {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
+// HealthResult is one run of a health check.
+type HealthResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Start         *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	End           *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	Code          int32                  `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`    // -1: not run, or not to its end
+	Output        string                 `protobuf:"bytes,4,opt,name=output,proto3" json:"output,omitempty"` // the first 4096 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthResult) Reset() {
+	*x = HealthResult{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthResult) ProtoMessage() {}
+
+func (x *HealthResult) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthResult.ProtoReflect.Descriptor instead.
+func (*HealthResult) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *HealthResult) GetStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *HealthResult) GetEnd() *timestamppb.Timestamp {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *HealthResult) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *HealthResult) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
 // RunRequest asks for a launch.
 type RunRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1228,7 +1599,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[9]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1611,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[9]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1624,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{9}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RunRequest) GetSpec() *ContainerSpec {
@@ -1281,7 +1652,7 @@ type RunResponse struct {
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[10]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1664,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[10]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1677,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{10}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RunResponse) GetContainer() *Container {
@@ -1334,7 +1705,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[11]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1717,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[11]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1730,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{11}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Output) GetStream() Output_Stream {
@@ -1387,7 +1758,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[12]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1770,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[12]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1783,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{12}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -1447,7 +1818,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[13]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1830,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[13]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1843,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{13}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AttachRequest) GetRequest() isAttachRequest_Request {
@@ -1587,7 +1958,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[14]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1970,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[14]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1983,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{14}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AttachStart) GetContainer() string {
@@ -1645,7 +2016,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[15]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +2028,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[15]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +2041,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{15}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AttachResponse) GetResponse() isAttachResponse_Response {
@@ -1762,7 +2133,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[16]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +2145,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[16]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +2158,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{16}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExecRequest) GetRequest() isExecRequest_Request {
@@ -1908,7 +2279,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[17]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2291,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[17]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2304,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{17}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecStart) GetContainer() string {
@@ -2008,7 +2379,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[18]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2391,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[18]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2404,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{18}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExecResponse) GetResponse() isExecResponse_Response {
@@ -2117,7 +2488,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[19]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2129,7 +2500,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[19]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2142,7 +2513,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{19}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -2162,7 +2533,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[20]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2545,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[20]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2558,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{20}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -2207,7 +2578,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[21]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2219,7 +2590,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[21]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2232,7 +2603,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{21}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -2252,7 +2623,7 @@ type InspectContainerResponse struct {
 
 func (x *InspectContainerResponse) Reset() {
 	*x = InspectContainerResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[22]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2635,7 @@ func (x *InspectContainerResponse) String() string {
 func (*InspectContainerResponse) ProtoMessage() {}
 
 func (x *InspectContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[22]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2648,7 @@ func (x *InspectContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerResponse.ProtoReflect.Descriptor instead.
 func (*InspectContainerResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{22}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *InspectContainerResponse) GetContainer() *Container {
@@ -2291,14 +2662,14 @@ func (x *InspectContainerResponse) GetContainer() *Container {
 type StopContainerRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Container      string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
-	TimeoutSeconds int32                  `protobuf:"varint,2,opt,name=timeout_seconds,json=timeoutSeconds,proto3" json:"timeout_seconds,omitempty"` // 10 when 0; negative: no SIGKILL
+	TimeoutSeconds *int32                 `protobuf:"varint,2,opt,name=timeout_seconds,json=timeoutSeconds,proto3,oneof" json:"timeout_seconds,omitempty"` // the container's own when unset, 0: SIGKILL at once, negative: no SIGKILL
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StopContainerRequest) Reset() {
 	*x = StopContainerRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[23]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2681,7 @@ func (x *StopContainerRequest) String() string {
 func (*StopContainerRequest) ProtoMessage() {}
 
 func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[23]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2694,7 @@ func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerRequest.ProtoReflect.Descriptor instead.
 func (*StopContainerRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{23}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StopContainerRequest) GetContainer() string {
@@ -2334,8 +2705,8 @@ func (x *StopContainerRequest) GetContainer() string {
 }
 
 func (x *StopContainerRequest) GetTimeoutSeconds() int32 {
-	if x != nil {
-		return x.TimeoutSeconds
+	if x != nil && x.TimeoutSeconds != nil {
+		return *x.TimeoutSeconds
 	}
 	return 0
 }
@@ -2350,7 +2721,7 @@ type StopContainerResponse struct {
 
 func (x *StopContainerResponse) Reset() {
 	*x = StopContainerResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[24]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2362,7 +2733,7 @@ func (x *StopContainerResponse) String() string {
 func (*StopContainerResponse) ProtoMessage() {}
 
 func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[24]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2375,7 +2746,7 @@ func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerResponse.ProtoReflect.Descriptor instead.
 func (*StopContainerResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{24}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StopContainerResponse) GetExit() *Exit {
@@ -2396,7 +2767,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[25]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2408,7 +2779,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[25]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2421,7 +2792,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{25}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *KillContainerRequest) GetContainer() string {
@@ -2447,7 +2818,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[26]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2830,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[26]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2843,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{26}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{30}
 }
 
 // RemoveContainerRequest names a container.
@@ -2486,7 +2857,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[27]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2869,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[27]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2882,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{27}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -2539,7 +2910,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[28]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2922,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[28]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2564,7 +2935,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{28}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveContainerResponse) GetId() string {
@@ -2591,7 +2962,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[29]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2974,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[29]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2987,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{29}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
@@ -2636,7 +3007,7 @@ type WaitContainerResponse struct {
 
 func (x *WaitContainerResponse) Reset() {
 	*x = WaitContainerResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[30]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +3019,7 @@ func (x *WaitContainerResponse) String() string {
 func (*WaitContainerResponse) ProtoMessage() {}
 
 func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[30]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,12 +3032,470 @@ func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerResponse.ProtoReflect.Descriptor instead.
 func (*WaitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{30}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WaitContainerResponse) GetExit() *Exit {
 	if x != nil {
 		return x.Exit
+	}
+	return nil
+}
+
+// StartContainerRequest names a container.
+type StartContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartContainerRequest) Reset() {
+	*x = StartContainerRequest{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartContainerRequest) ProtoMessage() {}
+
+func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartContainerRequest.ProtoReflect.Descriptor instead.
+func (*StartContainerRequest) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *StartContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+// StartContainerResponse tells what runs.
+type StartContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     *Container             `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartContainerResponse) Reset() {
+	*x = StartContainerResponse{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartContainerResponse) ProtoMessage() {}
+
+func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
+func (*StartContainerResponse) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *StartContainerResponse) GetContainer() *Container {
+	if x != nil {
+		return x.Container
+	}
+	return nil
+}
+
+// RestartContainerRequest names a container.
+type RestartContainerRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Container      string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	TimeoutSeconds *int32                 `protobuf:"varint,2,opt,name=timeout_seconds,json=timeoutSeconds,proto3,oneof" json:"timeout_seconds,omitempty"` // as in StopContainerRequest
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RestartContainerRequest) Reset() {
+	*x = RestartContainerRequest{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartContainerRequest) ProtoMessage() {}
+
+func (x *RestartContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartContainerRequest.ProtoReflect.Descriptor instead.
+func (*RestartContainerRequest) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RestartContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *RestartContainerRequest) GetTimeoutSeconds() int32 {
+	if x != nil && x.TimeoutSeconds != nil {
+		return *x.TimeoutSeconds
+	}
+	return 0
+}
+
+// RestartContainerResponse tells what runs.
+type RestartContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     *Container             `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartContainerResponse) Reset() {
+	*x = RestartContainerResponse{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartContainerResponse) ProtoMessage() {}
+
+func (x *RestartContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartContainerResponse.ProtoReflect.Descriptor instead.
+func (*RestartContainerResponse) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RestartContainerResponse) GetContainer() *Container {
+	if x != nil {
+		return x.Container
+	}
+	return nil
+}
+
+// PauseContainerRequest names a container.
+type PauseContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseContainerRequest) Reset() {
+	*x = PauseContainerRequest{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseContainerRequest) ProtoMessage() {}
+
+func (x *PauseContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseContainerRequest.ProtoReflect.Descriptor instead.
+func (*PauseContainerRequest) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *PauseContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+// PauseContainerResponse is empty.
+type PauseContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseContainerResponse) Reset() {
+	*x = PauseContainerResponse{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseContainerResponse) ProtoMessage() {}
+
+func (x *PauseContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseContainerResponse.ProtoReflect.Descriptor instead.
+func (*PauseContainerResponse) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{40}
+}
+
+// UnpauseContainerRequest names a container.
+type UnpauseContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpauseContainerRequest) Reset() {
+	*x = UnpauseContainerRequest{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpauseContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpauseContainerRequest) ProtoMessage() {}
+
+func (x *UnpauseContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpauseContainerRequest.ProtoReflect.Descriptor instead.
+func (*UnpauseContainerRequest) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *UnpauseContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+// UnpauseContainerResponse is empty.
+type UnpauseContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpauseContainerResponse) Reset() {
+	*x = UnpauseContainerResponse{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpauseContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpauseContainerResponse) ProtoMessage() {}
+
+func (x *UnpauseContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpauseContainerResponse.ProtoReflect.Descriptor instead.
+func (*UnpauseContainerResponse) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{42}
+}
+
+// UpdateContainerRequest names a container and what to change.
+type UpdateContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Limits        *Limits                `protobuf:"bytes,2,opt,name=limits,proto3" json:"limits,omitempty"`   // 0 leaves a limit as it is
+	Restart       string                 `protobuf:"bytes,3,opt,name=restart,proto3" json:"restart,omitempty"` // empty leaves the policy as it is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateContainerRequest) Reset() {
+	*x = UpdateContainerRequest{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateContainerRequest) ProtoMessage() {}
+
+func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
+func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *UpdateContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *UpdateContainerRequest) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *UpdateContainerRequest) GetRestart() string {
+	if x != nil {
+		return x.Restart
+	}
+	return ""
+}
+
+// UpdateContainerResponse tells how it is now.
+type UpdateContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     *Container             `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateContainerResponse) Reset() {
+	*x = UpdateContainerResponse{}
+	mi := &file_runtime_v1_runtime_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateContainerResponse) ProtoMessage() {}
+
+func (x *UpdateContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runtime_v1_runtime_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateContainerResponse.ProtoReflect.Descriptor instead.
+func (*UpdateContainerResponse) Descriptor() ([]byte, []int) {
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *UpdateContainerResponse) GetContainer() *Container {
+	if x != nil {
+		return x.Container
 	}
 	return nil
 }
@@ -2685,7 +3514,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[31]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2697,7 +3526,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[31]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2710,7 +3539,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{31}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LogsRequest) GetContainer() string {
@@ -2760,7 +3589,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_runtime_v1_runtime_proto_msgTypes[32]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +3601,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runtime_v1_runtime_proto_msgTypes[32]
+	mi := &file_runtime_v1_runtime_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +3614,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{32}
+	return file_runtime_v1_runtime_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
@@ -2813,8 +3642,7 @@ var File_runtime_v1_runtime_proto protoreflect.FileDescriptor
 
 const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\n" +
-	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15runtime/v1/copy.proto\x1a\x16runtime/v1/stats.proto\"\xe0\n" +
-	"\n" +
+	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15runtime/v1/copy.proto\x1a\x16runtime/v1/stats.proto\"\x80\f\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x1e\n" +
@@ -2860,13 +3688,17 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\x18memory_reservation_bytes\x18\x1c \x01(\x03R\x16memoryReservationBytes\x12*\n" +
 	"\x11memory_swap_bytes\x18\x1d \x01(\x03R\x0fmemorySwapBytes\x12\x1b\n" +
 	"\tio_weight\x18\x1e \x01(\x03R\bioWeight\x125\n" +
-	"\tio_limits\x18\x1f \x03(\v2\x18.tero.runtime.v1.IoLimitR\bioLimits\x1a9\n" +
+	"\tio_limits\x18\x1f \x03(\v2\x18.tero.runtime.v1.IoLimitR\bioLimits\x12\x18\n" +
+	"\arestart\x18( \x01(\tR\arestart\x125\n" +
+	"\x14stop_timeout_seconds\x18) \x01(\x05H\x00R\x12stopTimeoutSeconds\x88\x01\x01\x124\n" +
+	"\x06health\x18* \x01(\v2\x1c.tero.runtime.v1.HealthCheckR\x06health\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9a\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x17\n" +
+	"\x15_stop_timeout_seconds\"\x9a\x02\n" +
 	"\x05Mount\x12/\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1b.tero.runtime.v1.Mount.TypeR\x04type\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
@@ -2896,7 +3728,17 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\twrite_bps\x18\x03 \x01(\x04R\bwriteBps\x12\x1b\n" +
 	"\tread_iops\x18\x04 \x01(\x04R\breadIops\x12\x1d\n" +
 	"\n" +
-	"write_iops\x18\x05 \x01(\x04R\twriteIops\"\x97\x01\n" +
+	"write_iops\x18\x05 \x01(\x04R\twriteIops\"\xe8\x02\n" +
+	"\vHealthCheck\x12\x18\n" +
+	"\acommand\x18\x01 \x03(\tR\acommand\x12\x1a\n" +
+	"\bdisabled\x18\x02 \x01(\bR\bdisabled\x125\n" +
+	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12<\n" +
+	"\fstart_period\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vstartPeriod\x12@\n" +
+	"\x0estart_interval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rstartInterval\x12\x18\n" +
+	"\aretries\x18\a \x01(\x05R\aretries\x12\x1d\n" +
+	"\n" +
+	"on_failure\x18\b \x01(\tR\tonFailure\"\x97\x01\n" +
 	"\x04Exit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x1d\n" +
@@ -2915,7 +3757,7 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\x06plugin\x18\x01 \x01(\tR\x06plugin\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x14\n" +
 	"\x05ticks\x18\x03 \x01(\x03R\x05ticks\x12\x18\n" +
-	"\achanged\x18\x04 \x03(\tR\achanged\"\xcb\x05\n" +
+	"\achanged\x18\x04 \x03(\tR\achanged\"\xd0\a\n" +
 	"\tContainer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x122\n" +
@@ -2937,7 +3779,26 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\rpolicy_digest\x18\x11 \x01(\tR\fpolicyDigest\x12\x1f\n" +
 	"\vdecision_id\x18\x12 \x01(\tR\n" +
 	"decisionId\x128\n" +
-	"\aplugins\x18\x13 \x03(\v2\x1e.tero.runtime.v1.PluginVerdictR\aplugins\"\x82\x01\n" +
+	"\aplugins\x18\x13 \x03(\v2\x1e.tero.runtime.v1.PluginVerdictR\aplugins\x12\x18\n" +
+	"\arestart\x18( \x01(\tR\arestart\x12#\n" +
+	"\rrestart_count\x18) \x01(\x05R\frestartCount\x12=\n" +
+	"\fnext_restart\x18* \x01(\v2\x1a.google.protobuf.TimestampR\vnextRestart\x12#\n" +
+	"\rrestart_ended\x18+ \x01(\tR\frestartEnded\x12/\n" +
+	"\x06limits\x18, \x01(\v2\x17.tero.runtime.v1.LimitsR\x06limits\x12/\n" +
+	"\x06health\x18- \x01(\v2\x17.tero.runtime.v1.HealthR\x06health\"\\\n" +
+	"\x06Limits\x12\x1b\n" +
+	"\tmilli_cpu\x18\x01 \x01(\x03R\bmilliCpu\x12!\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x12\x12\n" +
+	"\x04pids\x18\x03 \x01(\x03R\x04pids\"k\n" +
+	"\x06Health\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n" +
+	"\afailing\x18\x02 \x01(\x05R\afailing\x12/\n" +
+	"\x03log\x18\x03 \x03(\v2\x1d.tero.runtime.v1.HealthResultR\x03log\"\x9a\x01\n" +
+	"\fHealthResult\x120\n" +
+	"\x05start\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x12,\n" +
+	"\x03end\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x03end\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\x05R\x04code\x12\x16\n" +
+	"\x06output\x18\x04 \x01(\tR\x06output\"\x82\x01\n" +
 	"\n" +
 	"RunRequest\x122\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1e.tero.runtime.v1.ContainerSpecR\x04spec\x12@\n" +
@@ -3012,10 +3873,11 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\x17InspectContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"T\n" +
 	"\x18InspectContainerResponse\x128\n" +
-	"\tcontainer\x18\x01 \x01(\v2\x1a.tero.runtime.v1.ContainerR\tcontainer\"]\n" +
+	"\tcontainer\x18\x01 \x01(\v2\x1a.tero.runtime.v1.ContainerR\tcontainer\"v\n" +
 	"\x14StopContainerRequest\x12\x1c\n" +
-	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12'\n" +
-	"\x0ftimeout_seconds\x18\x02 \x01(\x05R\x0etimeoutSeconds\"B\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12,\n" +
+	"\x0ftimeout_seconds\x18\x02 \x01(\x05H\x00R\x0etimeoutSeconds\x88\x01\x01B\x12\n" +
+	"\x10_timeout_seconds\"B\n" +
 	"\x15StopContainerResponse\x12)\n" +
 	"\x04exit\x18\x01 \x01(\v2\x15.tero.runtime.v1.ExitR\x04exit\"L\n" +
 	"\x14KillContainerRequest\x12\x1c\n" +
@@ -3031,7 +3893,29 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\x14WaitContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"B\n" +
 	"\x15WaitContainerResponse\x12)\n" +
-	"\x04exit\x18\x01 \x01(\v2\x15.tero.runtime.v1.ExitR\x04exit\"\xbb\x01\n" +
+	"\x04exit\x18\x01 \x01(\v2\x15.tero.runtime.v1.ExitR\x04exit\"5\n" +
+	"\x15StartContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"R\n" +
+	"\x16StartContainerResponse\x128\n" +
+	"\tcontainer\x18\x01 \x01(\v2\x1a.tero.runtime.v1.ContainerR\tcontainer\"y\n" +
+	"\x17RestartContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12,\n" +
+	"\x0ftimeout_seconds\x18\x02 \x01(\x05H\x00R\x0etimeoutSeconds\x88\x01\x01B\x12\n" +
+	"\x10_timeout_seconds\"T\n" +
+	"\x18RestartContainerResponse\x128\n" +
+	"\tcontainer\x18\x01 \x01(\v2\x1a.tero.runtime.v1.ContainerR\tcontainer\"5\n" +
+	"\x15PauseContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x18\n" +
+	"\x16PauseContainerResponse\"7\n" +
+	"\x17UnpauseContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x1a\n" +
+	"\x18UnpauseContainerResponse\"\x81\x01\n" +
+	"\x16UpdateContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12/\n" +
+	"\x06limits\x18\x02 \x01(\v2\x17.tero.runtime.v1.LimitsR\x06limits\x12\x18\n" +
+	"\arestart\x18\x03 \x01(\tR\arestart\"S\n" +
+	"\x17UpdateContainerResponse\x128\n" +
+	"\tcontainer\x18\x01 \x01(\v2\x1a.tero.runtime.v1.ContainerR\tcontainer\"\xbb\x01\n" +
 	"\vLogsRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
@@ -3041,12 +3925,14 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\fLogsResponse\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12/\n" +
 	"\x06output\x18\x02 \x01(\v2\x17.tero.runtime.v1.OutputR\x06output\x12\x18\n" +
-	"\adropped\x18\x03 \x01(\bR\adropped*W\n" +
+	"\adropped\x18\x03 \x01(\bR\adropped*\x7f\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_CREATING\x10\x01\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x02\x12\x10\n" +
-	"\fSTATE_EXITED\x10\x032\xaf\t\n" +
+	"\fSTATE_EXITED\x10\x03\x12\x10\n" +
+	"\fSTATE_PAUSED\x10\x04\x12\x14\n" +
+	"\x10STATE_RESTARTING\x10\x052\xad\r\n" +
 	"\x0eRuntimeService\x12@\n" +
 	"\x03Run\x12\x1b.tero.runtime.v1.RunRequest\x1a\x1c.tero.runtime.v1.RunResponse\x12M\n" +
 	"\x06Attach\x12\x1e.tero.runtime.v1.AttachRequest\x1a\x1f.tero.runtime.v1.AttachResponse(\x010\x01\x12G\n" +
@@ -3056,7 +3942,12 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\rStopContainer\x12%.tero.runtime.v1.StopContainerRequest\x1a&.tero.runtime.v1.StopContainerResponse\x12^\n" +
 	"\rKillContainer\x12%.tero.runtime.v1.KillContainerRequest\x1a&.tero.runtime.v1.KillContainerResponse\x12d\n" +
 	"\x0fRemoveContainer\x12'.tero.runtime.v1.RemoveContainerRequest\x1a(.tero.runtime.v1.RemoveContainerResponse\x12^\n" +
-	"\rWaitContainer\x12%.tero.runtime.v1.WaitContainerRequest\x1a&.tero.runtime.v1.WaitContainerResponse\x12E\n" +
+	"\rWaitContainer\x12%.tero.runtime.v1.WaitContainerRequest\x1a&.tero.runtime.v1.WaitContainerResponse\x12a\n" +
+	"\x0eStartContainer\x12&.tero.runtime.v1.StartContainerRequest\x1a'.tero.runtime.v1.StartContainerResponse\x12g\n" +
+	"\x10RestartContainer\x12(.tero.runtime.v1.RestartContainerRequest\x1a).tero.runtime.v1.RestartContainerResponse\x12a\n" +
+	"\x0ePauseContainer\x12&.tero.runtime.v1.PauseContainerRequest\x1a'.tero.runtime.v1.PauseContainerResponse\x12g\n" +
+	"\x10UnpauseContainer\x12(.tero.runtime.v1.UnpauseContainerRequest\x1a).tero.runtime.v1.UnpauseContainerResponse\x12d\n" +
+	"\x0fUpdateContainer\x12'.tero.runtime.v1.UpdateContainerRequest\x1a(.tero.runtime.v1.UpdateContainerResponse\x12E\n" +
 	"\x04Logs\x12\x1c.tero.runtime.v1.LogsRequest\x1a\x1d.tero.runtime.v1.LogsResponse0\x01\x12H\n" +
 	"\x05Stats\x12\x1d.tero.runtime.v1.StatsRequest\x1a\x1e.tero.runtime.v1.StatsResponse0\x01\x12@\n" +
 	"\x03Top\x12\x1b.tero.runtime.v1.TopRequest\x1a\x1c.tero.runtime.v1.TopResponse\x12Q\n" +
@@ -3076,7 +3967,7 @@ func file_runtime_v1_runtime_proto_rawDescGZIP() []byte {
 }
 
 var file_runtime_v1_runtime_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_runtime_v1_runtime_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_runtime_v1_runtime_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_runtime_v1_runtime_proto_goTypes = []any{
 	(State)(0),                       // 0: tero.runtime.v1.State
 	(Mount_Type)(0),                  // 1: tero.runtime.v1.Mount.Type
@@ -3086,118 +3977,158 @@ var file_runtime_v1_runtime_proto_goTypes = []any{
 	(*Device)(nil),                   // 5: tero.runtime.v1.Device
 	(*Ulimit)(nil),                   // 6: tero.runtime.v1.Ulimit
 	(*IoLimit)(nil),                  // 7: tero.runtime.v1.IoLimit
-	(*Exit)(nil),                     // 8: tero.runtime.v1.Exit
-	(*Endpoint)(nil),                 // 9: tero.runtime.v1.Endpoint
-	(*PluginVerdict)(nil),            // 10: tero.runtime.v1.PluginVerdict
-	(*Container)(nil),                // 11: tero.runtime.v1.Container
-	(*RunRequest)(nil),               // 12: tero.runtime.v1.RunRequest
-	(*RunResponse)(nil),              // 13: tero.runtime.v1.RunResponse
-	(*Output)(nil),                   // 14: tero.runtime.v1.Output
-	(*WindowSize)(nil),               // 15: tero.runtime.v1.WindowSize
-	(*AttachRequest)(nil),            // 16: tero.runtime.v1.AttachRequest
-	(*AttachStart)(nil),              // 17: tero.runtime.v1.AttachStart
-	(*AttachResponse)(nil),           // 18: tero.runtime.v1.AttachResponse
-	(*ExecRequest)(nil),              // 19: tero.runtime.v1.ExecRequest
-	(*ExecStart)(nil),                // 20: tero.runtime.v1.ExecStart
-	(*ExecResponse)(nil),             // 21: tero.runtime.v1.ExecResponse
-	(*ListContainersRequest)(nil),    // 22: tero.runtime.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),   // 23: tero.runtime.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil),  // 24: tero.runtime.v1.InspectContainerRequest
-	(*InspectContainerResponse)(nil), // 25: tero.runtime.v1.InspectContainerResponse
-	(*StopContainerRequest)(nil),     // 26: tero.runtime.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),    // 27: tero.runtime.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),     // 28: tero.runtime.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),    // 29: tero.runtime.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),   // 30: tero.runtime.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil),  // 31: tero.runtime.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),     // 32: tero.runtime.v1.WaitContainerRequest
-	(*WaitContainerResponse)(nil),    // 33: tero.runtime.v1.WaitContainerResponse
-	(*LogsRequest)(nil),              // 34: tero.runtime.v1.LogsRequest
-	(*LogsResponse)(nil),             // 35: tero.runtime.v1.LogsResponse
-	nil,                              // 36: tero.runtime.v1.ContainerSpec.LabelsEntry
-	nil,                              // 37: tero.runtime.v1.ContainerSpec.SysctlsEntry
-	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
-	(*StatsRequest)(nil),             // 39: tero.runtime.v1.StatsRequest
-	(*TopRequest)(nil),               // 40: tero.runtime.v1.TopRequest
-	(*CopyFromRequest)(nil),          // 41: tero.runtime.v1.CopyFromRequest
-	(*CopyToRequest)(nil),            // 42: tero.runtime.v1.CopyToRequest
-	(*StatsResponse)(nil),            // 43: tero.runtime.v1.StatsResponse
-	(*TopResponse)(nil),              // 44: tero.runtime.v1.TopResponse
-	(*CopyFromResponse)(nil),         // 45: tero.runtime.v1.CopyFromResponse
-	(*CopyToResponse)(nil),           // 46: tero.runtime.v1.CopyToResponse
+	(*HealthCheck)(nil),              // 8: tero.runtime.v1.HealthCheck
+	(*Exit)(nil),                     // 9: tero.runtime.v1.Exit
+	(*Endpoint)(nil),                 // 10: tero.runtime.v1.Endpoint
+	(*PluginVerdict)(nil),            // 11: tero.runtime.v1.PluginVerdict
+	(*Container)(nil),                // 12: tero.runtime.v1.Container
+	(*Limits)(nil),                   // 13: tero.runtime.v1.Limits
+	(*Health)(nil),                   // 14: tero.runtime.v1.Health
+	(*HealthResult)(nil),             // 15: tero.runtime.v1.HealthResult
+	(*RunRequest)(nil),               // 16: tero.runtime.v1.RunRequest
+	(*RunResponse)(nil),              // 17: tero.runtime.v1.RunResponse
+	(*Output)(nil),                   // 18: tero.runtime.v1.Output
+	(*WindowSize)(nil),               // 19: tero.runtime.v1.WindowSize
+	(*AttachRequest)(nil),            // 20: tero.runtime.v1.AttachRequest
+	(*AttachStart)(nil),              // 21: tero.runtime.v1.AttachStart
+	(*AttachResponse)(nil),           // 22: tero.runtime.v1.AttachResponse
+	(*ExecRequest)(nil),              // 23: tero.runtime.v1.ExecRequest
+	(*ExecStart)(nil),                // 24: tero.runtime.v1.ExecStart
+	(*ExecResponse)(nil),             // 25: tero.runtime.v1.ExecResponse
+	(*ListContainersRequest)(nil),    // 26: tero.runtime.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),   // 27: tero.runtime.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil),  // 28: tero.runtime.v1.InspectContainerRequest
+	(*InspectContainerResponse)(nil), // 29: tero.runtime.v1.InspectContainerResponse
+	(*StopContainerRequest)(nil),     // 30: tero.runtime.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),    // 31: tero.runtime.v1.StopContainerResponse
+	(*KillContainerRequest)(nil),     // 32: tero.runtime.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),    // 33: tero.runtime.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),   // 34: tero.runtime.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil),  // 35: tero.runtime.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),     // 36: tero.runtime.v1.WaitContainerRequest
+	(*WaitContainerResponse)(nil),    // 37: tero.runtime.v1.WaitContainerResponse
+	(*StartContainerRequest)(nil),    // 38: tero.runtime.v1.StartContainerRequest
+	(*StartContainerResponse)(nil),   // 39: tero.runtime.v1.StartContainerResponse
+	(*RestartContainerRequest)(nil),  // 40: tero.runtime.v1.RestartContainerRequest
+	(*RestartContainerResponse)(nil), // 41: tero.runtime.v1.RestartContainerResponse
+	(*PauseContainerRequest)(nil),    // 42: tero.runtime.v1.PauseContainerRequest
+	(*PauseContainerResponse)(nil),   // 43: tero.runtime.v1.PauseContainerResponse
+	(*UnpauseContainerRequest)(nil),  // 44: tero.runtime.v1.UnpauseContainerRequest
+	(*UnpauseContainerResponse)(nil), // 45: tero.runtime.v1.UnpauseContainerResponse
+	(*UpdateContainerRequest)(nil),   // 46: tero.runtime.v1.UpdateContainerRequest
+	(*UpdateContainerResponse)(nil),  // 47: tero.runtime.v1.UpdateContainerResponse
+	(*LogsRequest)(nil),              // 48: tero.runtime.v1.LogsRequest
+	(*LogsResponse)(nil),             // 49: tero.runtime.v1.LogsResponse
+	nil,                              // 50: tero.runtime.v1.ContainerSpec.LabelsEntry
+	nil,                              // 51: tero.runtime.v1.ContainerSpec.SysctlsEntry
+	(*durationpb.Duration)(nil),      // 52: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 53: google.protobuf.Timestamp
+	(*StatsRequest)(nil),             // 54: tero.runtime.v1.StatsRequest
+	(*TopRequest)(nil),               // 55: tero.runtime.v1.TopRequest
+	(*CopyFromRequest)(nil),          // 56: tero.runtime.v1.CopyFromRequest
+	(*CopyToRequest)(nil),            // 57: tero.runtime.v1.CopyToRequest
+	(*StatsResponse)(nil),            // 58: tero.runtime.v1.StatsResponse
+	(*TopResponse)(nil),              // 59: tero.runtime.v1.TopResponse
+	(*CopyFromResponse)(nil),         // 60: tero.runtime.v1.CopyFromResponse
+	(*CopyToResponse)(nil),           // 61: tero.runtime.v1.CopyToResponse
 }
 var file_runtime_v1_runtime_proto_depIdxs = []int32{
-	36, // 0: tero.runtime.v1.ContainerSpec.labels:type_name -> tero.runtime.v1.ContainerSpec.LabelsEntry
+	50, // 0: tero.runtime.v1.ContainerSpec.labels:type_name -> tero.runtime.v1.ContainerSpec.LabelsEntry
 	4,  // 1: tero.runtime.v1.ContainerSpec.mounts:type_name -> tero.runtime.v1.Mount
 	5,  // 2: tero.runtime.v1.ContainerSpec.devices:type_name -> tero.runtime.v1.Device
 	6,  // 3: tero.runtime.v1.ContainerSpec.ulimits:type_name -> tero.runtime.v1.Ulimit
-	37, // 4: tero.runtime.v1.ContainerSpec.sysctls:type_name -> tero.runtime.v1.ContainerSpec.SysctlsEntry
+	51, // 4: tero.runtime.v1.ContainerSpec.sysctls:type_name -> tero.runtime.v1.ContainerSpec.SysctlsEntry
 	7,  // 5: tero.runtime.v1.ContainerSpec.io_limits:type_name -> tero.runtime.v1.IoLimit
-	1,  // 6: tero.runtime.v1.Mount.type:type_name -> tero.runtime.v1.Mount.Type
-	38, // 7: tero.runtime.v1.Exit.at:type_name -> google.protobuf.Timestamp
-	3,  // 8: tero.runtime.v1.Container.spec:type_name -> tero.runtime.v1.ContainerSpec
-	0,  // 9: tero.runtime.v1.Container.state:type_name -> tero.runtime.v1.State
-	38, // 10: tero.runtime.v1.Container.created:type_name -> google.protobuf.Timestamp
-	38, // 11: tero.runtime.v1.Container.started:type_name -> google.protobuf.Timestamp
-	8,  // 12: tero.runtime.v1.Container.exit:type_name -> tero.runtime.v1.Exit
-	9,  // 13: tero.runtime.v1.Container.endpoint:type_name -> tero.runtime.v1.Endpoint
-	10, // 14: tero.runtime.v1.Container.plugins:type_name -> tero.runtime.v1.PluginVerdict
-	3,  // 15: tero.runtime.v1.RunRequest.spec:type_name -> tero.runtime.v1.ContainerSpec
-	15, // 16: tero.runtime.v1.RunRequest.terminal_size:type_name -> tero.runtime.v1.WindowSize
-	11, // 17: tero.runtime.v1.RunResponse.container:type_name -> tero.runtime.v1.Container
-	2,  // 18: tero.runtime.v1.Output.stream:type_name -> tero.runtime.v1.Output.Stream
-	12, // 19: tero.runtime.v1.AttachRequest.run:type_name -> tero.runtime.v1.RunRequest
-	17, // 20: tero.runtime.v1.AttachRequest.start:type_name -> tero.runtime.v1.AttachStart
-	15, // 21: tero.runtime.v1.AttachRequest.resize:type_name -> tero.runtime.v1.WindowSize
-	13, // 22: tero.runtime.v1.AttachResponse.launched:type_name -> tero.runtime.v1.RunResponse
-	14, // 23: tero.runtime.v1.AttachResponse.output:type_name -> tero.runtime.v1.Output
-	8,  // 24: tero.runtime.v1.AttachResponse.exit:type_name -> tero.runtime.v1.Exit
-	20, // 25: tero.runtime.v1.ExecRequest.start:type_name -> tero.runtime.v1.ExecStart
-	15, // 26: tero.runtime.v1.ExecRequest.resize:type_name -> tero.runtime.v1.WindowSize
-	15, // 27: tero.runtime.v1.ExecStart.size:type_name -> tero.runtime.v1.WindowSize
-	14, // 28: tero.runtime.v1.ExecResponse.output:type_name -> tero.runtime.v1.Output
-	8,  // 29: tero.runtime.v1.ExecResponse.exit:type_name -> tero.runtime.v1.Exit
-	11, // 30: tero.runtime.v1.ListContainersResponse.containers:type_name -> tero.runtime.v1.Container
-	11, // 31: tero.runtime.v1.InspectContainerResponse.container:type_name -> tero.runtime.v1.Container
-	8,  // 32: tero.runtime.v1.StopContainerResponse.exit:type_name -> tero.runtime.v1.Exit
-	8,  // 33: tero.runtime.v1.WaitContainerResponse.exit:type_name -> tero.runtime.v1.Exit
-	38, // 34: tero.runtime.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	38, // 35: tero.runtime.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	38, // 36: tero.runtime.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	14, // 37: tero.runtime.v1.LogsResponse.output:type_name -> tero.runtime.v1.Output
-	12, // 38: tero.runtime.v1.RuntimeService.Run:input_type -> tero.runtime.v1.RunRequest
-	16, // 39: tero.runtime.v1.RuntimeService.Attach:input_type -> tero.runtime.v1.AttachRequest
-	19, // 40: tero.runtime.v1.RuntimeService.Exec:input_type -> tero.runtime.v1.ExecRequest
-	22, // 41: tero.runtime.v1.RuntimeService.ListContainers:input_type -> tero.runtime.v1.ListContainersRequest
-	24, // 42: tero.runtime.v1.RuntimeService.InspectContainer:input_type -> tero.runtime.v1.InspectContainerRequest
-	26, // 43: tero.runtime.v1.RuntimeService.StopContainer:input_type -> tero.runtime.v1.StopContainerRequest
-	28, // 44: tero.runtime.v1.RuntimeService.KillContainer:input_type -> tero.runtime.v1.KillContainerRequest
-	30, // 45: tero.runtime.v1.RuntimeService.RemoveContainer:input_type -> tero.runtime.v1.RemoveContainerRequest
-	32, // 46: tero.runtime.v1.RuntimeService.WaitContainer:input_type -> tero.runtime.v1.WaitContainerRequest
-	34, // 47: tero.runtime.v1.RuntimeService.Logs:input_type -> tero.runtime.v1.LogsRequest
-	39, // 48: tero.runtime.v1.RuntimeService.Stats:input_type -> tero.runtime.v1.StatsRequest
-	40, // 49: tero.runtime.v1.RuntimeService.Top:input_type -> tero.runtime.v1.TopRequest
-	41, // 50: tero.runtime.v1.RuntimeService.CopyFrom:input_type -> tero.runtime.v1.CopyFromRequest
-	42, // 51: tero.runtime.v1.RuntimeService.CopyTo:input_type -> tero.runtime.v1.CopyToRequest
-	13, // 52: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
-	18, // 53: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
-	21, // 54: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
-	23, // 55: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
-	25, // 56: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
-	27, // 57: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
-	29, // 58: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
-	31, // 59: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
-	33, // 60: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
-	35, // 61: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
-	43, // 62: tero.runtime.v1.RuntimeService.Stats:output_type -> tero.runtime.v1.StatsResponse
-	44, // 63: tero.runtime.v1.RuntimeService.Top:output_type -> tero.runtime.v1.TopResponse
-	45, // 64: tero.runtime.v1.RuntimeService.CopyFrom:output_type -> tero.runtime.v1.CopyFromResponse
-	46, // 65: tero.runtime.v1.RuntimeService.CopyTo:output_type -> tero.runtime.v1.CopyToResponse
-	52, // [52:66] is the sub-list for method output_type
-	38, // [38:52] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	8,  // 6: tero.runtime.v1.ContainerSpec.health:type_name -> tero.runtime.v1.HealthCheck
+	1,  // 7: tero.runtime.v1.Mount.type:type_name -> tero.runtime.v1.Mount.Type
+	52, // 8: tero.runtime.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
+	52, // 9: tero.runtime.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
+	52, // 10: tero.runtime.v1.HealthCheck.start_period:type_name -> google.protobuf.Duration
+	52, // 11: tero.runtime.v1.HealthCheck.start_interval:type_name -> google.protobuf.Duration
+	53, // 12: tero.runtime.v1.Exit.at:type_name -> google.protobuf.Timestamp
+	3,  // 13: tero.runtime.v1.Container.spec:type_name -> tero.runtime.v1.ContainerSpec
+	0,  // 14: tero.runtime.v1.Container.state:type_name -> tero.runtime.v1.State
+	53, // 15: tero.runtime.v1.Container.created:type_name -> google.protobuf.Timestamp
+	53, // 16: tero.runtime.v1.Container.started:type_name -> google.protobuf.Timestamp
+	9,  // 17: tero.runtime.v1.Container.exit:type_name -> tero.runtime.v1.Exit
+	10, // 18: tero.runtime.v1.Container.endpoint:type_name -> tero.runtime.v1.Endpoint
+	11, // 19: tero.runtime.v1.Container.plugins:type_name -> tero.runtime.v1.PluginVerdict
+	53, // 20: tero.runtime.v1.Container.next_restart:type_name -> google.protobuf.Timestamp
+	13, // 21: tero.runtime.v1.Container.limits:type_name -> tero.runtime.v1.Limits
+	14, // 22: tero.runtime.v1.Container.health:type_name -> tero.runtime.v1.Health
+	15, // 23: tero.runtime.v1.Health.log:type_name -> tero.runtime.v1.HealthResult
+	53, // 24: tero.runtime.v1.HealthResult.start:type_name -> google.protobuf.Timestamp
+	53, // 25: tero.runtime.v1.HealthResult.end:type_name -> google.protobuf.Timestamp
+	3,  // 26: tero.runtime.v1.RunRequest.spec:type_name -> tero.runtime.v1.ContainerSpec
+	19, // 27: tero.runtime.v1.RunRequest.terminal_size:type_name -> tero.runtime.v1.WindowSize
+	12, // 28: tero.runtime.v1.RunResponse.container:type_name -> tero.runtime.v1.Container
+	2,  // 29: tero.runtime.v1.Output.stream:type_name -> tero.runtime.v1.Output.Stream
+	16, // 30: tero.runtime.v1.AttachRequest.run:type_name -> tero.runtime.v1.RunRequest
+	21, // 31: tero.runtime.v1.AttachRequest.start:type_name -> tero.runtime.v1.AttachStart
+	19, // 32: tero.runtime.v1.AttachRequest.resize:type_name -> tero.runtime.v1.WindowSize
+	17, // 33: tero.runtime.v1.AttachResponse.launched:type_name -> tero.runtime.v1.RunResponse
+	18, // 34: tero.runtime.v1.AttachResponse.output:type_name -> tero.runtime.v1.Output
+	9,  // 35: tero.runtime.v1.AttachResponse.exit:type_name -> tero.runtime.v1.Exit
+	24, // 36: tero.runtime.v1.ExecRequest.start:type_name -> tero.runtime.v1.ExecStart
+	19, // 37: tero.runtime.v1.ExecRequest.resize:type_name -> tero.runtime.v1.WindowSize
+	19, // 38: tero.runtime.v1.ExecStart.size:type_name -> tero.runtime.v1.WindowSize
+	18, // 39: tero.runtime.v1.ExecResponse.output:type_name -> tero.runtime.v1.Output
+	9,  // 40: tero.runtime.v1.ExecResponse.exit:type_name -> tero.runtime.v1.Exit
+	12, // 41: tero.runtime.v1.ListContainersResponse.containers:type_name -> tero.runtime.v1.Container
+	12, // 42: tero.runtime.v1.InspectContainerResponse.container:type_name -> tero.runtime.v1.Container
+	9,  // 43: tero.runtime.v1.StopContainerResponse.exit:type_name -> tero.runtime.v1.Exit
+	9,  // 44: tero.runtime.v1.WaitContainerResponse.exit:type_name -> tero.runtime.v1.Exit
+	12, // 45: tero.runtime.v1.StartContainerResponse.container:type_name -> tero.runtime.v1.Container
+	12, // 46: tero.runtime.v1.RestartContainerResponse.container:type_name -> tero.runtime.v1.Container
+	13, // 47: tero.runtime.v1.UpdateContainerRequest.limits:type_name -> tero.runtime.v1.Limits
+	12, // 48: tero.runtime.v1.UpdateContainerResponse.container:type_name -> tero.runtime.v1.Container
+	53, // 49: tero.runtime.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	53, // 50: tero.runtime.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	53, // 51: tero.runtime.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	18, // 52: tero.runtime.v1.LogsResponse.output:type_name -> tero.runtime.v1.Output
+	16, // 53: tero.runtime.v1.RuntimeService.Run:input_type -> tero.runtime.v1.RunRequest
+	20, // 54: tero.runtime.v1.RuntimeService.Attach:input_type -> tero.runtime.v1.AttachRequest
+	23, // 55: tero.runtime.v1.RuntimeService.Exec:input_type -> tero.runtime.v1.ExecRequest
+	26, // 56: tero.runtime.v1.RuntimeService.ListContainers:input_type -> tero.runtime.v1.ListContainersRequest
+	28, // 57: tero.runtime.v1.RuntimeService.InspectContainer:input_type -> tero.runtime.v1.InspectContainerRequest
+	30, // 58: tero.runtime.v1.RuntimeService.StopContainer:input_type -> tero.runtime.v1.StopContainerRequest
+	32, // 59: tero.runtime.v1.RuntimeService.KillContainer:input_type -> tero.runtime.v1.KillContainerRequest
+	34, // 60: tero.runtime.v1.RuntimeService.RemoveContainer:input_type -> tero.runtime.v1.RemoveContainerRequest
+	36, // 61: tero.runtime.v1.RuntimeService.WaitContainer:input_type -> tero.runtime.v1.WaitContainerRequest
+	38, // 62: tero.runtime.v1.RuntimeService.StartContainer:input_type -> tero.runtime.v1.StartContainerRequest
+	40, // 63: tero.runtime.v1.RuntimeService.RestartContainer:input_type -> tero.runtime.v1.RestartContainerRequest
+	42, // 64: tero.runtime.v1.RuntimeService.PauseContainer:input_type -> tero.runtime.v1.PauseContainerRequest
+	44, // 65: tero.runtime.v1.RuntimeService.UnpauseContainer:input_type -> tero.runtime.v1.UnpauseContainerRequest
+	46, // 66: tero.runtime.v1.RuntimeService.UpdateContainer:input_type -> tero.runtime.v1.UpdateContainerRequest
+	48, // 67: tero.runtime.v1.RuntimeService.Logs:input_type -> tero.runtime.v1.LogsRequest
+	54, // 68: tero.runtime.v1.RuntimeService.Stats:input_type -> tero.runtime.v1.StatsRequest
+	55, // 69: tero.runtime.v1.RuntimeService.Top:input_type -> tero.runtime.v1.TopRequest
+	56, // 70: tero.runtime.v1.RuntimeService.CopyFrom:input_type -> tero.runtime.v1.CopyFromRequest
+	57, // 71: tero.runtime.v1.RuntimeService.CopyTo:input_type -> tero.runtime.v1.CopyToRequest
+	17, // 72: tero.runtime.v1.RuntimeService.Run:output_type -> tero.runtime.v1.RunResponse
+	22, // 73: tero.runtime.v1.RuntimeService.Attach:output_type -> tero.runtime.v1.AttachResponse
+	25, // 74: tero.runtime.v1.RuntimeService.Exec:output_type -> tero.runtime.v1.ExecResponse
+	27, // 75: tero.runtime.v1.RuntimeService.ListContainers:output_type -> tero.runtime.v1.ListContainersResponse
+	29, // 76: tero.runtime.v1.RuntimeService.InspectContainer:output_type -> tero.runtime.v1.InspectContainerResponse
+	31, // 77: tero.runtime.v1.RuntimeService.StopContainer:output_type -> tero.runtime.v1.StopContainerResponse
+	33, // 78: tero.runtime.v1.RuntimeService.KillContainer:output_type -> tero.runtime.v1.KillContainerResponse
+	35, // 79: tero.runtime.v1.RuntimeService.RemoveContainer:output_type -> tero.runtime.v1.RemoveContainerResponse
+	37, // 80: tero.runtime.v1.RuntimeService.WaitContainer:output_type -> tero.runtime.v1.WaitContainerResponse
+	39, // 81: tero.runtime.v1.RuntimeService.StartContainer:output_type -> tero.runtime.v1.StartContainerResponse
+	41, // 82: tero.runtime.v1.RuntimeService.RestartContainer:output_type -> tero.runtime.v1.RestartContainerResponse
+	43, // 83: tero.runtime.v1.RuntimeService.PauseContainer:output_type -> tero.runtime.v1.PauseContainerResponse
+	45, // 84: tero.runtime.v1.RuntimeService.UnpauseContainer:output_type -> tero.runtime.v1.UnpauseContainerResponse
+	47, // 85: tero.runtime.v1.RuntimeService.UpdateContainer:output_type -> tero.runtime.v1.UpdateContainerResponse
+	49, // 86: tero.runtime.v1.RuntimeService.Logs:output_type -> tero.runtime.v1.LogsResponse
+	58, // 87: tero.runtime.v1.RuntimeService.Stats:output_type -> tero.runtime.v1.StatsResponse
+	59, // 88: tero.runtime.v1.RuntimeService.Top:output_type -> tero.runtime.v1.TopResponse
+	60, // 89: tero.runtime.v1.RuntimeService.CopyFrom:output_type -> tero.runtime.v1.CopyFromResponse
+	61, // 90: tero.runtime.v1.RuntimeService.CopyTo:output_type -> tero.runtime.v1.CopyToResponse
+	72, // [72:91] is the sub-list for method output_type
+	53, // [53:72] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_runtime_v1_runtime_proto_init() }
@@ -3207,7 +4138,8 @@ func file_runtime_v1_runtime_proto_init() {
 	}
 	file_runtime_v1_copy_proto_init()
 	file_runtime_v1_stats_proto_init()
-	file_runtime_v1_runtime_proto_msgTypes[13].OneofWrappers = []any{
+	file_runtime_v1_runtime_proto_msgTypes[0].OneofWrappers = []any{}
+	file_runtime_v1_runtime_proto_msgTypes[17].OneofWrappers = []any{
 		(*AttachRequest_Run)(nil),
 		(*AttachRequest_Start)(nil),
 		(*AttachRequest_Stdin)(nil),
@@ -3215,13 +4147,13 @@ func file_runtime_v1_runtime_proto_init() {
 		(*AttachRequest_CloseStdin)(nil),
 		(*AttachRequest_Signal)(nil),
 	}
-	file_runtime_v1_runtime_proto_msgTypes[15].OneofWrappers = []any{
+	file_runtime_v1_runtime_proto_msgTypes[19].OneofWrappers = []any{
 		(*AttachResponse_Launched)(nil),
 		(*AttachResponse_Output)(nil),
 		(*AttachResponse_Exit)(nil),
 		(*AttachResponse_Dropped)(nil),
 	}
-	file_runtime_v1_runtime_proto_msgTypes[16].OneofWrappers = []any{
+	file_runtime_v1_runtime_proto_msgTypes[20].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_Resize)(nil),
@@ -3229,19 +4161,21 @@ func file_runtime_v1_runtime_proto_init() {
 		(*ExecRequest_Signal)(nil),
 		(*ExecRequest_Detach)(nil),
 	}
-	file_runtime_v1_runtime_proto_msgTypes[18].OneofWrappers = []any{
+	file_runtime_v1_runtime_proto_msgTypes[22].OneofWrappers = []any{
 		(*ExecResponse_Output)(nil),
 		(*ExecResponse_Exit)(nil),
 		(*ExecResponse_Started)(nil),
 		(*ExecResponse_Detached)(nil),
 	}
+	file_runtime_v1_runtime_proto_msgTypes[27].OneofWrappers = []any{}
+	file_runtime_v1_runtime_proto_msgTypes[37].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runtime_v1_runtime_proto_rawDesc), len(file_runtime_v1_runtime_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   35,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,5 +28,8 @@ func FuzzManifest(f *testing.F) {
 		if c, err := parseConfig(b, "x"); err == nil {
 			_ = launchConfig(c.Config)
 		}
+		if h, err := parseHealth(b, "x"); err == nil && h != nil && len(h.Command) == 0 {
+			t.Errorf("a health check without a command: %+v", h)
+		}
 	})
 }

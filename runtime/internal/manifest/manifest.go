@@ -208,9 +208,13 @@ func assemble(src Source, d v1.Descriptor, m v1.Manifest, maxLayers int) (Image,
 	if len(c.RootFS.DiffIDs) != len(m.Layers) {
 		return Image{}, fault.New(fault.Invalid, "%s has %d layers and %d diff ids", what, len(m.Layers), len(c.RootFS.DiffIDs))
 	}
+	launch := launchConfig(c.Config)
+	if launch.Health, err = parseHealth(b, what); err != nil {
+		return Image{}, err
+	}
 	img := Image{
 		Digest: d.Digest, ConfigDigest: m.Config.Digest, Platform: platformName(c.Platform),
-		Size: d.Size + m.Config.Size, Config: launchConfig(c.Config),
+		Size: d.Size + m.Config.Size, Config: launch,
 	}
 	if c.Created != nil {
 		img.Created = c.Created.UTC()

@@ -12,6 +12,7 @@ import (
 
 	"tero.internal/cmd/tero/internal/container"
 	"tero.internal/cmd/tero/internal/image"
+	"tero.internal/cmd/tero/internal/life"
 	"tero.internal/cmd/tero/internal/network"
 	"tero.internal/cmd/tero/internal/node"
 	"tero.internal/cmd/tero/internal/plugin"
@@ -71,6 +72,7 @@ that lets nothing through which no segment allows.`,
 		&cobra.Group{ID: groupNode, Title: "The node:"},
 	)
 	add(root, groupContainers, container.Commands(s)...)
+	add(root, groupContainers, life.Commands(s)...)
 	add(root, groupProof, trust.Commands(s)...)
 	add(root, groupManage, image.Command(s))
 	add(root, groupManage, volume.Command(s))

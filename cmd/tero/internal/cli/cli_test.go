@@ -61,6 +61,12 @@ func TestGolden(t *testing.T) {
 		"inspect-unknown": "inspect nothing",
 		"rm":              "rm web nothing web nil",
 		"stop":            "stop web",
+		"stop-at-once":    "stop -t 0 web",
+		"start":           "start web nothing",
+		"restart":         "restart -t 3 web",
+		"pause":           "pause web",
+		"unpause":         "unpause web",
+		"update":          "update -o json --memory 256MiB --restart always web",
 		"status":          "status",
 		"down":            "down",
 		"events":          "events",
@@ -135,10 +141,12 @@ func TestSpecOfFlags(t *testing.T) {
 	got := run(t, "", "run", "-d", "--format", "{{json .container.spec}}", "--name", "w", "-e", "A=1", "-l", "app=web", "--entrypoint", "/bin/x",
 		"-w", "/srv", "-u", "1000:1000", "--hostname", "h", "--cpus", "0.25", "--memory", "64MiB", "--pids-limit", "7", "--network", "none",
 		"--cap-add", "net_raw", "--writable", "--min-level", "L1", "--stop-signal", "int",
-		"--security-opt", "apparmor=unconfined", "--security-opt", "landlock=off", "--security-opt", "label=type:t", "--log-opt", "max-size=1m", "--log-opt", "max-file=2", "--rm", "web", "-x", "--name")
-	want := `{"apparmor":"unconfined","args":["-x","--name"],"autoRemove":true,"capAdd":["CAP_NET_RAW"],"entrypoint":["/bin/x"],"env":["A=1"],"hostname":"h","image":"web",` +
+		"--security-opt", "apparmor=unconfined", "--security-opt", "landlock=off", "--security-opt", "label=type:t", "--log-opt", "max-size=1m", "--log-opt", "max-file=2", "--rm",
+		"--restart", "on-failure:3", "--stop-timeout", "7", "--health-cmd", `["/check","-v"]`, "--health-interval", "1500ms", "--health-retries", "2",
+		"--health-start-period", "1m", "--health-on-failure", "kill", "web", "-x", "--name")
+	want := `{"apparmor":"unconfined","args":["-x","--name"],"autoRemove":true,"capAdd":["CAP_NET_RAW"],"entrypoint":["/bin/x"],"env":["A=1"],"health":{"command":["/check","-v"],"disabled":false,"interval":"1.500s","onFailure":"kill","retries":2,"startPeriod":"60s"},"hostname":"h","image":"web",` +
 		`"labels":{"app":"web"},"logMaxBytes":"1048576","logMaxFiles":2,"memoryBytes":"67108864","milliCpu":"250","minLevel":"L1","name":"w","network":"none","noLandlock":true,"pids":"7",` +
-		`"selinux":"system_u:system_r:t:s0","stopSignal":"SIGINT","user":"1000:1000","workingDir":"/srv","writableRootfs":true}`
+		`"restart":"on-failure:3","selinux":"system_u:system_r:t:s0","stopSignal":"SIGINT","stopTimeoutSeconds":7,"user":"1000:1000","workingDir":"/srv","writableRootfs":true}`
 	if d := cmp.Diff(want, said(t, got.stdout)); d != "" || got.code != 0 {
 		t.Errorf("(-want +got):\n%s\n%s", d, got)
 	}
@@ -209,6 +217,9 @@ func TestBadFlagValues(t *testing.T) {
 		"sysctl":      {"run --sysctl a web", `--sysctl "a" is not KEY=value`},
 		"rate":        {"run --device-read-bps /dev/vda web", `is not DEVICE:RATE`},
 		"read-only":   {"run --read-only --writable web", "exclude each other"},
+		"health":      {"run --health-cmd [x web", `--health-cmd "[x"`},
+		"no change":   {"update web", "nothing to change"},
+		"new memory":  {"update -m lots web", `--memory "lots"`},
 		"label":       {"run -l app web", `--label "app" is not KEY=value`},
 		"env":         {"run -e =x web", `--env "=x"`},
 		"nonce":       {"attest --nonce xyz", `--nonce "xyz"`},

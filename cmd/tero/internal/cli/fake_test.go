@@ -86,6 +86,9 @@ func web() *runtimev1.Container {
 		Endpoint: &runtimev1.Endpoint{Network: "default", Address: "10.210.0.2/32"}, Level: "L0", RecordSequence: 7, RecordDigest: "sha256:bb",
 		Policies: []string{"allow-signed"}, PolicyDigest: "sha256:cc", DecisionId: "7f3a",
 		Plugins: []*runtimev1.PluginVerdict{{Plugin: "nolatest", Ticks: 512, Changed: []string{"/labels/checked"}}},
+		Restart: "always", RestartCount: 2, Exit: &runtimev1.Exit{Code: 137, OomKilled: true, At: before(4 * time.Minute)},
+		Limits: &runtimev1.Limits{MilliCpu: 500, MemoryBytes: 128 << 20, Pids: 1024},
+		Health: &runtimev1.Health{Status: "unhealthy", Failing: 3, Log: []*runtimev1.HealthResult{{Start: before(time.Second), Code: 1, Output: "no answer\x1b[2J\n"}}},
 	}
 }
 
@@ -215,6 +218,9 @@ func (*fake) RemoveContainer(_ context.Context, r *runtimev1.RemoveContainerRequ
 func (*fake) StopContainer(_ context.Context, r *runtimev1.StopContainerRequest) (*runtimev1.StopContainerResponse, error) {
 	if err := known(r.GetContainer()); err != nil {
 		return nil, err
+	}
+	if r.TimeoutSeconds != nil { // 0 is not unset
+		return &runtimev1.StopContainerResponse{Exit: &runtimev1.Exit{Code: 137}}, nil
 	}
 	return &runtimev1.StopContainerResponse{Exit: &runtimev1.Exit{Code: 143}}, nil
 }

@@ -5,6 +5,7 @@ import (
 
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/client"
+	"tero.internal/cmd/tero/internal/life"
 	"tero.internal/cmd/tero/internal/session"
 )
 
@@ -12,11 +13,11 @@ func stopCommand(s *session.Session) *cobra.Command {
 	var seconds int32
 	cmd := &cobra.Command{
 		Use:   "stop CONTAINER...",
-		Short: "Ask containers to end, and end them when the time is over",
+		Short: "Ask containers to end, and end them when the time is over; they are not restarted",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.Each(args, func(c *client.Client, name string) error {
-				r, err := c.Runtime.StopContainer(cmd.Context(), &runtimev1.StopContainerRequest{Container: name, TimeoutSeconds: seconds})
+				r, err := c.Runtime.StopContainer(cmd.Context(), &runtimev1.StopContainerRequest{Container: name, TimeoutSeconds: life.Given(cmd, "time", &seconds)})
 				if err != nil {
 					return err
 				}
@@ -24,7 +25,7 @@ func stopCommand(s *session.Session) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().Int32VarP(&seconds, "time", "t", 10, "seconds until SIGKILL; negative for never")
+	life.StopTime(cmd, &seconds)
 	return cmd
 }
 
@@ -72,7 +73,7 @@ func rmCommand(s *session.Session) *cobra.Command {
 func waitCommand(s *session.Session) *cobra.Command {
 	return &cobra.Command{
 		Use:   "wait CONTAINER...",
-		Short: "Wait until containers have exited, and print their exit codes",
+		Short: "Wait until containers have exited and are not restarted, and print their exit codes",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.Each(args, func(c *client.Client, name string) error {

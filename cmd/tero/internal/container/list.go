@@ -10,6 +10,7 @@ import (
 
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/cmd/tero/internal/grant"
+	"tero.internal/cmd/tero/internal/life"
 	"tero.internal/cmd/tero/internal/render"
 	"tero.internal/cmd/tero/internal/session"
 )
@@ -62,11 +63,20 @@ func state(c *runtimev1.Container, now time.Time) string {
 	switch c.GetState() {
 	case runtimev1.State_STATE_CREATING:
 		return "creating"
-	case runtimev1.State_STATE_RUNNING:
-		if c.GetStarted() == nil {
-			return "running"
+	case runtimev1.State_STATE_RUNNING, runtimev1.State_STATE_PAUSED:
+		word := "running"
+		if c.GetState() == runtimev1.State_STATE_PAUSED {
+			word = "paused"
 		}
-		return "running " + render.Duration(now.Sub(c.GetStarted().AsTime()))
+		if c.GetStarted() != nil {
+			word += " " + render.Duration(now.Sub(c.GetStarted().AsTime()))
+		}
+		if h := c.GetHealth().GetStatus(); h != "" {
+			word += " (" + h + ")"
+		}
+		return word
+	case runtimev1.State_STATE_RESTARTING:
+		return fmt.Sprintf("restarting (%d) in %s", c.GetExit().GetCode(), render.Duration(c.GetNextRestart().AsTime().Sub(now)))
 	case runtimev1.State_STATE_EXITED:
 		how := fmt.Sprintf("exited (%d)", c.GetExit().GetCode())
 		if c.GetExit().GetOomKilled() {
@@ -130,31 +140,31 @@ func details(c *runtimev1.Container, now time.Time) string {
 		}
 		plugins = append(plugins, fmt.Sprintf("%s %s (%d ticks)", p.GetPlugin(), word, p.GetTicks()))
 	}
-	return render.Fields(
-		[2]string{"Name", c.GetName()},
-		[2]string{"ID", c.GetId()},
-		[2]string{"State", state(c, now)},
-		[2]string{"Image", spec.GetImage()},
-		[2]string{"Image digest", c.GetImageDigest()},
-		[2]string{"Signed by", render.List(c.GetSigners())},
-		[2]string{"Command", strings.Join(spec.GetArgs(), " ")},
-		[2]string{"User", spec.GetUser()},
-		[2]string{"Labels", render.Pairs(spec.GetLabels())},
-		[2]string{"Limits", limits(spec)},
-		[2]string{"Loosened", loosened(spec)},
-		[2]string{"Network", spec.GetNetwork()},
-		[2]string{"Address", c.GetEndpoint().GetAddress()},
-		[2]string{"SPIFFE ID", c.GetSpiffeId()},
-		[2]string{"Admitted by", render.List(c.GetPolicies())},
-		[2]string{"Decision", c.GetDecisionId()},
-		[2]string{"Policy digest", c.GetPolicyDigest()},
-		[2]string{"Plugins", render.List(plugins)},
-		[2]string{"Launch record", fmt.Sprintf("%d, %s", c.GetRecordSequence(), c.GetRecordDigest())},
-		[2]string{"Level", c.GetLevel()},
-		[2]string{"PID", fmt.Sprint(c.GetPid())},
-		[2]string{"Created", render.Time(c.GetCreated())},
-		[2]string{"Started", render.Time(c.GetStarted())},
-	)
+	return render.Fields(slices.Concat([][2]string{
+		{"Name", c.GetName()},
+		{"ID", c.GetId()},
+		{"State", state(c, now)},
+		{"Image", spec.GetImage()},
+		{"Image digest", c.GetImageDigest()},
+		{"Signed by", render.List(c.GetSigners())},
+		{"Command", strings.Join(spec.GetArgs(), " ")},
+		{"User", spec.GetUser()},
+		{"Labels", render.Pairs(spec.GetLabels())},
+		{"Limits", limits(spec)},
+		{"Loosened", loosened(spec)},
+		{"Network", spec.GetNetwork()},
+		{"Address", c.GetEndpoint().GetAddress()},
+		{"SPIFFE ID", c.GetSpiffeId()},
+		{"Admitted by", render.List(c.GetPolicies())},
+		{"Decision", c.GetDecisionId()},
+		{"Policy digest", c.GetPolicyDigest()},
+		{"Plugins", render.List(plugins)},
+		{"Launch record", fmt.Sprintf("%d, %s", c.GetRecordSequence(), c.GetRecordDigest())},
+		{"Level", c.GetLevel()},
+		{"PID", fmt.Sprint(c.GetPid())},
+		{"Created", render.Time(c.GetCreated())},
+		{"Started", render.Time(c.GetStarted())},
+	}, life.Details(c))...)
 }
 
 func limits(s *runtimev1.ContainerSpec) string {

@@ -2,7 +2,6 @@ package container
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 
@@ -10,6 +9,7 @@ import (
 
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/cmd/tero/internal/grant"
+	"tero.internal/cmd/tero/internal/life"
 	"tero.internal/cmd/tero/internal/session"
 	"tero.internal/common/config"
 	"tero.internal/common/fault"
@@ -25,6 +25,7 @@ type specFlags struct {
 	memory     string
 	security   []string
 	grants     grant.Flags
+	life       life.Flags
 }
 
 func (o *specFlags) add(f *pflag.FlagSet) {
@@ -49,6 +50,7 @@ func (o *specFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.security, "security-opt", nil, securityHelp)
 	f.BoolVar(&o.spec.WritableRootfs, "writable", false, "let the container write to its file system; loosens the sandbox")
 	o.grants.Add(f)
+	o.life.Add(f)
 }
 
 // build gives the spec that the flags and arguments describe.
@@ -69,7 +71,7 @@ func (o *specFlags) build(args []string, getenv func(string) string) (*runtimev1
 		return nil, err
 	}
 	if o.cpus != "" {
-		if spec.MilliCpu, err = milliCPU(o.cpus); err != nil {
+		if spec.MilliCpu, err = life.MilliCPU(o.cpus); err != nil {
 			return nil, err
 		}
 	}
@@ -92,6 +94,9 @@ func (o *specFlags) build(args []string, getenv func(string) string) (*runtimev1
 			c = "CAP_" + c
 		}
 		spec.CapAdd[i] = c
+	}
+	if err := o.life.Build(spec); err != nil {
+		return nil, err
 	}
 	if sig := strings.ToUpper(spec.GetStopSignal()); sig != "" {
 		spec.StopSignal = signalName(sig)
@@ -121,15 +126,6 @@ func logLimits(spec *runtimev1.ContainerSpec, options []string) error {
 		}
 	}
 	return nil
-}
-
-// milliCPU reads a number of cores.
-func milliCPU(s string) (int64, error) {
-	v, err := strconv.ParseFloat(s, 64)
-	if err != nil || !(v > 0) || v > 1e6 {
-		return 0, fault.New(fault.Invalid, "--cpus %q is not a number of cores above 0", s).WithHint("write 0.5 for half a core")
-	}
-	return max(1, int64(math.Round(v*1000))), nil
 }
 
 // environment fills in entries that name a variable only.
