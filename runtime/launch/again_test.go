@@ -19,7 +19,7 @@ func TestAgain(t *testing.T) {
 		calls    []string
 	}{
 		"works":  {"", "sha256:aa", []string{"web"}, append(end, forward...)},
-		"fails":  {"start true", "sha256:aa", []string{"web"}, append(append(end, forward...), "undo attach", "end", "undo enrol", released)},
+		"fails":  {"start true", "sha256:aa", []string{"web"}, append(append(end, forward...), "undo attach", "undo enrol", "end", released)},
 		"cannot": {"end", "sha256:aa", nil, end},
 		// The name means another image by now; the one that ran is asked for.
 		"renamed": {"", "sha256:bb", []string{"web", "web@sha256:bb"}, append([]string{"end", "resolve", released}, forward...)},

@@ -153,6 +153,7 @@ func (p *Pipeline) run(
 	if l.Spec, l.Verdicts, err = p.Plugins.Admit(ctx, spec, l.Image); err != nil {
 		return nil, err
 	}
+	l.Spec.TerminalSize = spec.TerminalSize // which plugins do not see
 	spiffeID, err := p.TrustDomain.Workload(l.Spec.Name)
 	if err != nil {
 		return nil, err
@@ -167,26 +168,14 @@ func (p *Pipeline) run(
 	if err != nil {
 		return nil, err
 	}
-	measurement, err := measure(container, l, spiffeID, config)
+	netns, err := p.record(ctx, l, spiffeID, config, &done, destroy)
 	if err != nil {
-		return nil, err
-	}
-	if l.Evidence, err = p.Attestor.Measure(ctx, measurement); err != nil {
 		return nil, err
 	}
 	if l.Identity, err = p.Identities.Enrol(ctx, container, spiffeID, l.Evidence); err != nil {
 		return nil, err
 	}
 	done.Push("enrol", func(ctx context.Context) error { return p.Identities.Revoke(ctx, container) })
-
-	if size := spec.TerminalSize; l.Spec.Terminal && size != (workload.TerminalSize{}) { // no part of what is measured
-		config.Process.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Columns)}
-	}
-	netns, err := p.Sandboxes.Create(ctx, container, config, l.Image)
-	if err != nil {
-		return nil, err
-	}
-	done.Push("create sandbox", func(ctx context.Context) error { return destroy(ctx, container) })
 
 	if l.Spec.Network != workload.NetworkNone {
 		endpoint, err := p.Network.Attach(ctx, workload.Attachment{
@@ -204,6 +193,41 @@ func (p *Pipeline) run(
 	}
 	done.Keep()
 	return l, nil
+}
+
+// record makes the launch record durable while the sandbox is made: both wait
+// for the kernel most of their time. Nothing runs before both are there.
+func (p *Pipeline) record(
+	ctx context.Context, l *Launched, spiffeID string, config *specs.Spec, done *undo.Stack, destroy func(context.Context, workload.ID) error,
+) (netns string, err error) {
+	var making sync.WaitGroup
+	var created error
+	making.Go(func() { netns, created = p.Sandboxes.Create(ctx, l.Container, sized(config, l.Spec), l.Image) })
+	measurement, err := measure(l.Container, l, spiffeID, config)
+	if err == nil {
+		l.Evidence, err = p.Attestor.Measure(ctx, measurement)
+	}
+	making.Wait()
+	if created == nil {
+		done.Push("create sandbox", func(ctx context.Context) error { return destroy(ctx, l.Container) })
+	}
+	if err == nil {
+		err = created
+	}
+	return netns, err
+}
+
+// sized gives the configuration with the size of the terminal, which is no part
+// of what is measured.
+func sized(config *specs.Spec, spec workload.Spec) *specs.Spec {
+	size := spec.TerminalSize
+	if !spec.Terminal || size == (workload.TerminalSize{}) {
+		return config
+	}
+	with, process := *config, *config.Process
+	process.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Columns)}
+	with.Process = &process
+	return &with
 }
 
 // measure gives what the launch record binds together.

@@ -28,6 +28,9 @@ type trace struct {
 	attached  workload.Attachment
 	size      *specs.Box // of the terminal, at Create
 	resolved  []string
+	// recorded is closed when the launch was measured: here the sandbox is made
+	// after that, so that the calls have an order.
+	recorded chan struct{}
 }
 
 var errStep = errors.New("step failed")
@@ -70,6 +73,7 @@ func (f *trace) AdmitLaunch(ctx context.Context, a workload.Admission) (workload
 func (f *trace) Level() workload.Level { return workload.L1 }
 
 func (f *trace) Measure(ctx context.Context, m workload.Measurement) (workload.Evidence, error) {
+	defer close(f.recorded)
 	f.measured = m
 	return workload.Evidence{Sequence: 3, Level: workload.L1}, f.step(ctx, "measure")
 }
@@ -85,6 +89,7 @@ func (f *trace) Configure(s workload.Spec, _ workload.Image) (*specs.Spec, error
 }
 
 func (f *trace) Create(ctx context.Context, _ workload.ID, config *specs.Spec, _ workload.Image) (string, error) {
+	<-f.recorded
 	f.size = config.Process.ConsoleSize
 	return "/proc/7/ns/net", f.step(ctx, "create")
 }
@@ -120,23 +125,26 @@ func pipeline(t *testing.T, f *trace) *launch.Pipeline {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.recorded = make(chan struct{})
 	return &launch.Pipeline{
 		Images: f, Plugins: plugins{f}, Policy: f, Attestor: f, Identities: f, Sandboxes: f, Ender: f, Network: f, TrustDomain: td,
 	}
 }
 
 var forward = []string{
-	"resolve", "admit by plugins", "admit by policy", "configure", "measure", "enrol", "create", "attach", "start true",
+	"resolve", "admit by plugins", "admit by policy", "configure", "measure", "create", "enrol", "attach", "start true",
 }
 
 const released = "undo resolve sha256:aa"
 
-// compensations maps each step to what must be undone when it fails.
+// compensations maps each step to what must be undone when it fails. The record
+// and the sandbox are made at the same time, so one is there when the other fails.
 var compensations = map[string][]string{
 	"resolve":    nil,
-	"create":     {"undo enrol", released},
-	"attach":     {"undo create", "undo enrol", released},
-	"start true": {"undo attach", "undo create", "undo enrol", released},
+	"measure":    {"create", "undo create", released},
+	"enrol":      {"undo create", released},
+	"attach":     {"undo enrol", "undo create", released},
+	"start true": {"undo attach", "undo enrol", "undo create", released},
 }
 
 func TestEachStepFailingUndoesTheOnesBefore(t *testing.T) {
@@ -229,15 +237,9 @@ func TestNoNetworkIsNotAttached(t *testing.T) {
 
 func TestFailedCleanUpIsTold(t *testing.T) {
 	f := &trace{fail: "start true"}
-	p := failingDestroy{f}
-	td, err := spiffeid.ParseTrustDomain("n1.tero")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pl := launch.Pipeline{
-		Images: f, Plugins: plugins{f}, Policy: f, Attestor: f, Identities: f, Sandboxes: p, Network: f, TrustDomain: td,
-	}
-	_, err = pl.Run(t.Context(), workload.Principal{}, workload.NewID(), workload.Spec{Name: "web", Image: "web", Network: "default"})
+	pl := pipeline(t, f)
+	pl.Sandboxes = failingDestroy{f}
+	_, err := pl.Run(t.Context(), workload.Principal{}, workload.NewID(), workload.Spec{Name: "web", Image: "web", Network: "default"})
 	if !errors.Is(err, errStep) || !strings.Contains(err.Error(), "undo create sandbox: stuck") {
 		t.Errorf("Run = %v, want the step's error and the clean-up's", err)
 	}
