@@ -62,9 +62,11 @@ func TestKilledAtAnyPoint(t *testing.T) {
 	t.Logf("again with: go test ./test/crash -crash.seed=%d -crash.kills=%d", seed, *kills)
 	n := nodetest.Start(t, "crash", "--pool=0")
 	h := &harness{
-		t: t, node: n, api: nodetest.Client(t, n), random: rand.New(rand.NewPCG(seed, 0)),
+		t: t, node: n, random: rand.New(rand.NewPCG(seed, 0)),
 		typical: map[string]time.Duration{},
 	}
+	h.dial()
+	t.Cleanup(func() { _ = h.api.Close() })
 	for i := range workers {
 		h.all = append(h.all, &worker{h: h, number: i, random: rand.New(rand.NewPCG(seed, uint64(i)+1))})
 	}
@@ -149,6 +151,20 @@ func (h *harness) start() {
 		h.t.Fatalf("kill %d: the node does not start again: %v", h.kill, err)
 	}
 	h.took("restart", time.Since(began))
+	h.dial()
+}
+
+// dial makes the connection anew: the one before may not have noticed yet that
+// the terod behind it is dead.
+func (h *harness) dial() {
+	h.t.Helper()
+	if h.api != nil {
+		_ = h.api.Close() // broken, as a rule
+	}
+	var err error
+	if h.api, err = client.Dial(client.Options{Socket: h.node.Socket()}); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // whileDead ends one container in two cases of three, while no daemon is there to see it.
