@@ -407,9 +407,9 @@ func TestLimits(t *testing.T) {
 	s := newNode(t).suite()
 	out := run(t, s, func(spec *workload.Spec) {
 		spec.Ulimits = []workload.Ulimit{{Name: "nofile", Soft: 200, Hard: 200}, {Name: "nproc", Soft: 50, Hard: 60}}
-		spec.Sysctls = map[string]string{"net.core.somaxconn": "77", "kernel.shmmax": "12345", "kernel.sem": "10\t20\t30\t40", "fs.mqueue.msg_max": "9"}
-	}, "print", "/proc/self/limits", "/proc/sys/net/core/somaxconn", "/proc/sys/kernel/shmmax", "/proc/sys/kernel/sem", "/proc/sys/fs/mqueue/msg_max")
-	for _, want := range []string{"\n77\n12345\n10\t20\t30\t40\n9\n"} {
+		spec.Sysctls = map[string]string{"net.ipv4.tcp_syn_retries": "3", "kernel.shmmax": "12345", "kernel.sem": "10\t20\t30\t40", "fs.mqueue.msg_max": "9"}
+	}, "print", "/proc/self/limits", "/proc/sys/net/ipv4/tcp_syn_retries", "/proc/sys/kernel/shmmax", "/proc/sys/kernel/sem", "/proc/sys/fs/mqueue/msg_max")
+	for _, want := range []string{"\n3\n12345\n10\t20\t30\t40\n9\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in %s", want, out)
 		}

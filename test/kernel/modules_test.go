@@ -17,8 +17,8 @@ func wanted() []string {
 	return []string{
 		// What the machine is made of; others ask for crc32c by what it does.
 		"crc32c_generic", "virtio_pci", "virtio_blk", "ext4", "9p", "9pnet_virtio",
-		// Root file systems.
-		"overlay", "erofs", "loop",
+		// Root file systems, and a device to grant.
+		"overlay", "erofs", "loop", "fuse",
 		// The network.
 		"veth", "bridge", "br_netfilter", "dummy", "af_packet",
 		"nf_tables", "nfnetlink_log", "nf_log_syslog", "nf_conntrack_netlink",

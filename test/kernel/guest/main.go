@@ -161,6 +161,13 @@ func second() error {
 	if err := mountAll(append(early(), late()...)); err != nil {
 		return err
 	}
+	for name, target := range map[string]string{
+		"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2",
+	} {
+		if err := os.Symlink(target, "/dev/"+name); err != nil {
+			return err
+		}
+	}
 	if err := unix.Sethostname([]byte("guest")); err != nil {
 		return err
 	}
