@@ -244,7 +244,7 @@ func (n *node) openRuntime(ctx context.Context, open *undo.Stack) (err error) {
 func (n *node) cniSocket() string { return filepath.Join(n.config.RunDir, "cni.sock") }
 
 // register adds every service of the API to a server.
-func (n *node) register(s *grpc.Server) {
+func (n *node) register(s grpc.ServiceRegistrar) {
 	runtimev1.RegisterRuntimeServiceServer(s, runtimeserver.NewRuntime(n.supervisor, n.sandboxes, n.config.InitPath))
 	runtimev1.RegisterImageServiceServer(s, runtimeserver.NewImages(n.images))
 	runtimev1.RegisterVolumeServiceServer(s, runtimeserver.NewVolumes(n.volumes))

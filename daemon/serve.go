@@ -65,13 +65,13 @@ func hosts(listen string) []string {
 	return []string{listen}
 }
 
-func grpcServer(s *grpc.Server, n *node) *grpc.Server {
+func grpcServer(s *rpc.Server, n *node) *rpc.Server {
 	n.register(s)
 	return s
 }
 
 // serveOn serves l until open is run.
-func (n *node) serveOn(l net.Listener, s *grpc.Server, open *undo.Stack) {
+func (n *node) serveOn(l net.Listener, s *rpc.Server, open *undo.Stack) {
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	open.Push("server on "+l.Addr().String(), func(ctx context.Context) error {

@@ -54,7 +54,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
-	servers := map[net.Listener]*grpc.Server{local: newServer(m, rpc.NewServer(rpc.PeerCredentials(), onlyRoot, log))}
+	servers := map[net.Listener]*rpc.Server{local: newServer(m, rpc.NewServer(rpc.PeerCredentials(), onlyRoot, log))}
 	if s.Address != "" {
 		l, remote, err := listenTLS(ctx, s, m, log)
 		if err != nil {
@@ -66,7 +66,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return serve(ctx, servers)
 }
 
-func newServer(m *network.Manager, g *grpc.Server) *grpc.Server {
+func newServer(m *network.Manager, g *rpc.Server) *rpc.Server {
 	server.New(m).Register(g)
 	return g
 }
@@ -80,7 +80,7 @@ func onlyRoot(_ context.Context, caller workload.Principal, _ string, _ any) err
 }
 
 // listenTLS serves callers whose certificates hold one of the IDs in the configuration.
-func listenTLS(ctx context.Context, s settings, m *network.Manager, log *slog.Logger) (net.Listener, *grpc.Server, error) {
+func listenTLS(ctx context.Context, s settings, m *network.Manager, log *slog.Logger) (net.Listener, *rpc.Server, error) {
 	pem, err := os.ReadFile(s.TLS.ClientCA)
 	if err != nil {
 		return nil, nil, fault.New(fault.Invalid, "tls.clientCA: %w", err)
@@ -111,7 +111,7 @@ func listenTLS(ctx context.Context, s settings, m *network.Manager, log *slog.Lo
 }
 
 // serve runs the servers until ctx ends or one of them fails.
-func serve(ctx context.Context, servers map[net.Listener]*grpc.Server) error {
+func serve(ctx context.Context, servers map[net.Listener]*rpc.Server) error {
 	failed := make(chan error, len(servers))
 	var running sync.WaitGroup
 	for l, g := range servers {

@@ -29,14 +29,44 @@ type Guard func(ctx context.Context, caller workload.Principal, method string, r
 
 // NewServer gives a server that knows each caller by creds, asks guard before
 // any handler sees a request, turns faults into statuses and logs internal
-// errors. A handler's panic becomes an internal error.
-func NewServer(creds credentials.TransportCredentials, guard Guard, log *slog.Logger) *grpc.Server {
+// errors. A handler's panic becomes an internal error. With PeerCredentials its
+// streams can be called by frames, too (common/frame).
+func NewServer(creds credentials.TransportCredentials, guard Guard, log *slog.Logger) *Server {
 	s := &server{guard: guard, log: log}
-	return grpc.NewServer(
+	f := &framed{server: s, methods: map[string]method{}, conns: map[net.Conn]struct{}{}}
+	if local, ok := creds.(peerCredentials); ok {
+		creds = dispatcher{local, f}
+	}
+	return &Server{framed: f, Server: grpc.NewServer(
 		grpc.Creds(creds),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
-	)
+	)}
+}
+
+// Server serves the API on one or more listeners.
+type Server struct {
+	*grpc.Server
+	framed *framed
+}
+
+// RegisterService adds a service; before the server serves.
+func (s *Server) RegisterService(d *grpc.ServiceDesc, service any) {
+	s.Server.RegisterService(d, service)
+	s.framed.register(d, service)
+}
+
+// GracefulStop takes no more calls and waits for those that run, which Stop ends.
+func (s *Server) GracefulStop() {
+	s.Server.GracefulStop()
+	s.framed.running.Wait()
+}
+
+// Stop ends all calls at once.
+func (s *Server) Stop() {
+	s.framed.stop()
+	s.Server.Stop()
+	s.framed.running.Wait()
 }
 
 type server struct {
