@@ -3,12 +3,14 @@ SHELL := /bin/bash
 TOOLS := bin/tools
 VM := bin/vm
 
-# grpcnotrace leaves golang.org/x/net/trace out of every binary: the CLI is 16.9 MB
+# grpcnotrace leaves golang.org/x/net/trace out of every binary: tero-cli is 16.9 MB
 # instead of 17.3 (8.2 instead of 11.4 where nothing else links net/http).
 TAGS := grpcnotrace
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unversioned)
 LDFLAGS := -s -w -X tero.internal/common/buildinfo.version=$(VERSION)
-BINARIES := tero terod tero-init quantum-api quantum-cni
+# tero is only the front, which starts at once; tero-cli has all commands.
+COMMANDS := tero tero/tero-cli terod tero-init quantum-api quantum-cni
+BINARIES := $(notdir $(COMMANDS))
 FUZZTIME ?= 10s
 # What the tests use: the firewall, a software TPM, the peers of the comparisons.
 PACKAGES := gcc libc6-dev iproute2 iputils-ping nftables swtpm swtpm-tools crun runc skopeo libseccomp-dev openssl bsdutils \
@@ -30,7 +32,7 @@ deps: ## Install the Debian packages that the tests need, if any is missing
 .PHONY: build
 build: ## Build the binaries into bin/
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(COMMANDS))
 
 .PHONY: examples
 examples: ## Build the example programs and the example plugin into bin/examples/

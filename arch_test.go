@@ -125,10 +125,11 @@ func TestSizes(t *testing.T) {
 // not link, by import path or by a folder of import paths.
 func TestLinked(t *testing.T) {
 	forbidden := map[string][]string{
-		"quantum-cni": {"net", "net/http", "encoding/json", "google.golang.org", "github.com/spf13"},
-		"tero-init":   {"net/http", "google.golang.org", "github.com/spf13", "github.com/containerd"},
-		"tero":        {"github.com/tetratelabs/wazero", "github.com/cedar-policy", "github.com/containerd", "go.etcd.io"},
-		"quantum-api": {"github.com/tetratelabs/wazero", "github.com/cedar-policy", "github.com/containerd"},
+		"quantum-cni":   {"net", "net/http", "encoding/json", "google.golang.org", "github.com/spf13"},
+		"tero-init":     {"net/http", "google.golang.org", "github.com/spf13", "github.com/containerd"},
+		"tero":          {"net", "net/http", "encoding/json", "google.golang.org/grpc", "google.golang.org/protobuf", "github.com/spf13", "gopkg.in"},
+		"tero/tero-cli": {"github.com/tetratelabs/wazero", "github.com/cedar-policy", "github.com/containerd", "go.etcd.io"},
+		"quantum-api":   {"github.com/tetratelabs/wazero", "github.com/cedar-policy", "github.com/containerd"},
 	}
 	for binary, bad := range forbidden {
 		t.Run(binary, func(t *testing.T) {

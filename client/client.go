@@ -23,12 +23,13 @@ import (
 	pluginv1 "tero.internal/api/plugin/v1"
 	policyv1 "tero.internal/api/policy/v1"
 	runtimev1 "tero.internal/api/runtime/v1"
+	"tero.internal/client/reach"
 	"tero.internal/common/fault"
 	"tero.internal/common/rpc"
 )
 
 // DefaultSocket is where a node's API socket is unless somebody said otherwise.
-const DefaultSocket = "/run/tero/tero.sock"
+const DefaultSocket = reach.DefaultSocket
 
 // maxMessage bounds a single answer; streams have no bound.
 const maxMessage = 64 << 20
@@ -185,11 +186,8 @@ func (w *where) fault(err error) error {
 	}
 	switch {
 	case dialed == nil:
-		return &fault.Error{
-			Kind: fault.Unavailable, Cause: err,
-			Message: fmt.Sprintf("the node at %s closed the connection", w.name),
-			Hint:    "containers run on without it; start it again with \"sudo tero up\", and see its log for the reason",
-		}
+		text, hint := reach.Closed(w.name)
+		return &fault.Error{Kind: fault.Unavailable, Cause: err, Message: text, Hint: hint}
 	case errors.Is(dialed, fs.ErrPermission):
 		return &fault.Error{
 			Kind: fault.Denied, Cause: dialed,

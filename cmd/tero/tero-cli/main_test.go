@@ -14,7 +14,7 @@ func TestMain(m *testing.M) {
 // TestScript runs testdata/script: the CLI as its users meet it, without a node.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir:           "testdata/script",
+		Dir:           "../testdata/script",
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("TERO_SOCKET", e.WorkDir+"/none.sock")

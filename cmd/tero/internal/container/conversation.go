@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	runtimev1 "tero.internal/api/runtime/v1"
+	"tero.internal/cmd/tero/internal/message"
 	"tero.internal/cmd/tero/internal/session"
 	"tero.internal/cmd/tero/internal/terminal"
 	"tero.internal/common/fault"
@@ -97,8 +98,7 @@ func converse(ctx context.Context, s *session.Session, c conversation, o streams
 	case <-detached:
 		return nil, one.leave()
 	case <-gaveUp:
-		return nil, fault.New(fault.Conflict, "stopped waiting after three interrupts; the process does not act on them").
-			WithHint("it runs on: see \"tero ps\", and end it with \"tero stop\" or \"tero kill\"")
+		return nil, fault.New(fault.Conflict, message.GaveUp).WithHint(message.GaveUpHint)
 	}
 }
 
@@ -128,8 +128,7 @@ func deliver(s *session.Session, c conversation) outcome {
 		output, exit, err := c.next()
 		switch {
 		case errors.Is(err, io.EOF):
-			return outcome{err: fault.New(fault.Internal, "the node ended the stream without an exit code").
-				WithHint("see the node's log, and \"tero ps -a\" for the container")}
+			return outcome{err: fault.New(fault.Internal, message.NoExit).WithHint(message.NoExitHint)}
 		case err != nil:
 			return outcome{err: err}
 		case exit != nil:

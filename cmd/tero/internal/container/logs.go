@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	runtimev1 "tero.internal/api/runtime/v1"
+	"tero.internal/cmd/tero/internal/message"
 	"tero.internal/cmd/tero/internal/session"
 	"tero.internal/common/fault"
 )
@@ -88,7 +89,7 @@ func printLogs(ctx context.Context, s *session.Session, req *runtimev1.LogsReque
 
 // noteDropped tells that what comes next is not all.
 func noteDropped(s *session.Session) {
-	s.Note("output is missing here: the log's limits (--log-opt) removed it before it was read")
+	s.Note(message.Dropped)
 }
 
 // moment reads a time: of RFC 3339, a date, seconds since 1970, or how long ago.

@@ -6,9 +6,10 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"tero.internal/cmd/tero/internal/message"
 )
 
 // None stands for what is not set, so that a table has no holes.
@@ -25,12 +26,7 @@ func Or(s string) string {
 // Clean takes control characters out of foreign text, so that a name or a log
 // message cannot move the cursor or forge a line.
 func Clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' || unicode.Is(unicode.Bidi_Control, r) {
-			return '\uFFFD'
-		}
-		return r
-	}, s)
+	return message.Clean(s)
 }
 
 // Short gives the first 12 digits of an ID or of a digest.

@@ -3,9 +3,9 @@ package session
 import (
 	"errors"
 	"fmt"
-	"strings"
+	"io"
 
-	"tero.internal/cmd/tero/internal/render"
+	"tero.internal/cmd/tero/internal/message"
 	"tero.internal/common/fault"
 )
 
@@ -29,19 +29,5 @@ func (s *Session) ReportError(err error) {
 	if _, ok := errors.AsType[Exit](err); ok || err == nil {
 		return
 	}
-	mark, hint, end := "", "", ""
-	if s.Colour(s.Stderr) {
-		mark, hint, end = "\x1b[1;31m", "\x1b[36m", "\x1b[0m"
-	}
-	lines := strings.Split(strings.TrimRight(err.Error(), "\n"), "\n")
-	for i, l := range lines {
-		if i == 0 {
-			fmt.Fprintf(s.Stderr, "tero: %serror:%s %s\n", mark, end, render.Clean(l))
-			continue
-		}
-		fmt.Fprintf(s.Stderr, "  %s\n", render.Clean(strings.ReplaceAll(l, "\t", "  ")))
-	}
-	if h := fault.HintOf(err); h != "" {
-		fmt.Fprintf(s.Stderr, "tero: %shint:%s %s\n", hint, end, render.Clean(h))
-	}
+	_, _ = io.WriteString(s.Stderr, message.Failure(err.Error(), fault.HintOf(err), s.Colour(s.Stderr)))
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"tero.internal/client"
+	"tero.internal/cmd/tero/internal/message"
 	"tero.internal/cmd/tero/internal/render"
 )
 
@@ -105,7 +106,7 @@ func (s *Session) Plain() bool {
 
 // Colour tells whether w should get colours.
 func (s *Session) Colour(w io.Writer) bool {
-	if s.NoColor || s.Getenv("NO_COLOR") != "" || s.Getenv("TERM") == "dumb" {
+	if s.NoColor || !message.Colour(s.Getenv) {
 		return false
 	}
 	f, ok := w.(*os.File)
@@ -133,5 +134,5 @@ func (s *Session) Each(names []string, do func(*client.Client, string) error) er
 
 // Note prints one line for people on standard error.
 func (s *Session) Note(format string, args ...any) {
-	fmt.Fprintf(s.Stderr, "tero: %s\n", render.Clean(fmt.Sprintf(format, args...)))
+	_, _ = io.WriteString(s.Stderr, message.Note(fmt.Sprintf(format, args...)))
 }

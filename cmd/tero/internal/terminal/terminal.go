@@ -65,15 +65,18 @@ func Resizes(ctx context.Context, stream any, resized func(Size)) {
 	}
 }
 
-// impatient is how many interrupts in a row mean that the user wants out.
-const impatient = 3
+// Impatient is how many interrupts mean that the user wants out.
+const Impatient = 3
+
+// Forwarded are the signals that are passed on to a process in a container.
+var Forwarded = [...]os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
 
 // Signals calls forward with the name of each signal that the user sends to
 // this process, until ctx ends. After the third interrupt it calls giveUp
 // instead: a first process that handles no SIGINT ignores it (pid_namespaces(7)).
 func Signals(ctx context.Context, forward func(name string), giveUp func()) {
 	c := make(chan os.Signal, 16)
-	signal.Notify(c, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(c, Forwarded[:]...)
 	defer signal.Stop(c)
 	interrupts := 0
 	for {
@@ -86,7 +89,7 @@ func Signals(ctx context.Context, forward func(name string), giveUp func()) {
 			if s == unix.SIGINT {
 				interrupts++
 			}
-			if interrupts >= impatient {
+			if interrupts >= Impatient {
 				giveUp()
 				return
 			}
