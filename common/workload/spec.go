@@ -45,6 +45,8 @@ type Spec struct {
 	OpenStdin bool `json:"openStdin,omitempty"`
 	// WritableRootfs lays a writable overlay over the image; read-only otherwise.
 	WritableRootfs bool `json:"writableRootfs,omitempty"`
+	// Isolation is the isolation class ("native"); the node's default when empty.
+	Isolation string `json:"isolation,omitempty"`
 	// CapAdd names capabilities to keep ("CAP_NET_RAW"); none are kept otherwise.
 	CapAdd []string `json:"capAdd,omitempty"`
 	// AppArmor names the AppArmor profile of the container's processes; none when empty.
@@ -155,6 +157,8 @@ const (
 	DefaultPids    = 1024
 	NetworkDefault = "default"
 	NetworkNone    = "none"
+	// IsolationNative is the class of namespaces on the node's own kernel.
+	IsolationNative = "native"
 )
 
 // hostnamePattern has the kernel's length (__NEW_UTS_LEN), and what hosts(5) can hold.
@@ -184,6 +188,11 @@ func (s *Spec) Validate() error {
 	}
 	if err := ValidateName(s.Network); err != nil {
 		return fmt.Errorf("network: %w", err)
+	}
+	if s.Isolation != "" {
+		if err := ValidateName(s.Isolation); err != nil {
+			return fmt.Errorf("isolation class: %w", err)
+		}
 	}
 	if s.WorkingDir != "" && !strings.HasPrefix(s.WorkingDir, "/") {
 		return fmt.Errorf("working directory %q is not an absolute path", s.WorkingDir)
@@ -252,6 +261,7 @@ func (s Spec) Complete(img Image) (Spec, error) {
 	s.WorkingDir = first(s.WorkingDir, c.WorkingDir, "/")
 	s.User = first(s.User, c.User, "0:0")
 	s.Hostname = first(s.Hostname, s.Name)
+	s.Isolation = first(s.Isolation, IsolationNative)
 	s.StopSignal = first(s.StopSignal, c.StopSignal, "SIGTERM")
 	s.Health = s.Health.complete(c.Health)
 	if s.Terminal {

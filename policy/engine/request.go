@@ -151,7 +151,8 @@ func launchContext(a workload.Admission, registry, repository, tag string) types
 		"signed": types.Boolean(len(a.Image.Signers) > 0), "signers": set(names), "signerKeys": set(keys),
 		"image": types.NewRecord(image), "capabilities": set(capabilities(a.Spec.CapAdd)),
 		"writableRootfs": types.Boolean(a.Spec.WritableRootfs), "terminal": types.Boolean(a.Spec.Terminal),
-		"landlock": types.Boolean(!a.Spec.NoLandlock), "apparmor": types.String(a.Spec.AppArmor), "selinux": types.String(a.Spec.SELinux),
+		"isolation": types.String(a.Spec.Isolation),
+		"landlock":  types.Boolean(!a.Spec.NoLandlock), "apparmor": types.String(a.Spec.AppArmor), "selinux": types.String(a.Spec.SELinux),
 		"network": types.String(a.Spec.Network), "user": types.String(a.Spec.User), "runsAsRoot": types.Boolean(isRoot(a.Spec.User)),
 		"resources": types.NewRecord(types.RecordMap{
 			"milliCpu": types.Long(a.Spec.Resources.MilliCPU), "memoryBytes": types.Long(a.Spec.Resources.MemoryBytes), "pids": types.Long(a.Spec.Resources.Pids),

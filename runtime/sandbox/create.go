@@ -44,6 +44,9 @@ const (
 
 // Configure gives the OCI runtime configuration that Create will apply.
 func (n *Native) Configure(spec workload.Spec, image workload.Image) (*specs.Spec, error) {
+	if err := n.Capabilities().Check(spec); err != nil {
+		return nil, err
+	}
 	config, err := ociconfig.BuildOn(grant.Node{}, spec, image)
 	if err != nil {
 		return nil, err

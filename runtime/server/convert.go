@@ -20,7 +20,7 @@ func specFromProto(p *runtimev1.ContainerSpec) (workload.Spec, error) {
 		WorkingDir: p.GetWorkingDir(), User: p.GetUser(), Hostname: p.GetHostname(), Labels: p.GetLabels(),
 		Terminal: p.GetTerminal(), OpenStdin: p.GetOpenStdin(), WritableRootfs: p.GetWritableRootfs(),
 		CapAdd: p.GetCapAdd(), Network: p.GetNetwork(), StopSignal: p.GetStopSignal(), AutoRemove: p.GetAutoRemove(),
-		AppArmor: p.GetApparmor(), SELinux: p.GetSelinux(), NoLandlock: p.GetNoLandlock(),
+		AppArmor: p.GetApparmor(), SELinux: p.GetSelinux(), NoLandlock: p.GetNoLandlock(), Isolation: p.GetIsolation(),
 		Resources: workload.Resources{MilliCPU: p.GetMilliCpu(), MemoryBytes: p.GetMemoryBytes(), Pids: p.GetPids()},
 	}
 	grantsFromProto(p, &s)
@@ -74,7 +74,7 @@ func specToProto(s workload.Spec) *runtimev1.ContainerSpec {
 		MilliCpu: s.Resources.MilliCPU, MemoryBytes: s.Resources.MemoryBytes, Pids: s.Resources.Pids,
 		Network: s.Network, StopSignal: s.StopSignal, AutoRemove: s.AutoRemove, MinLevel: s.MinLevel.String(),
 		LogMaxBytes: s.Log.MaxBytes, LogMaxFiles: int32(s.Log.MaxFiles), //nolint:gosec // at most 1000
-		Apparmor: s.AppArmor, Selinux: s.SELinux, NoLandlock: s.NoLandlock,
+		Apparmor: s.AppArmor, Selinux: s.SELinux, NoLandlock: s.NoLandlock, Isolation: s.Isolation,
 	}
 	lifeToProto(s, out)
 	grantsToProto(s, out)

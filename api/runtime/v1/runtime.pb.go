@@ -215,6 +215,7 @@ type ContainerSpec struct {
 	Apparmor               string                 `protobuf:"bytes,55,opt,name=apparmor,proto3" json:"apparmor,omitempty"`                             // AppArmor profile; none when empty
 	Selinux                string                 `protobuf:"bytes,56,opt,name=selinux,proto3" json:"selinux,omitempty"`                               // SELinux context user:role:type:level; none when empty
 	NoLandlock             bool                   `protobuf:"varint,57,opt,name=no_landlock,json=noLandlock,proto3" json:"no_landlock,omitempty"`      // leave out the Landlock layer
+	Isolation              string                 `protobuf:"bytes,60,opt,name=isolation,proto3" json:"isolation,omitempty"`                           // isolation class; the node's default, "native", when empty
 	Mounts                 []*Mount               `protobuf:"bytes,21,rep,name=mounts,proto3" json:"mounts,omitempty"`
 	Devices                []*Device              `protobuf:"bytes,22,rep,name=devices,proto3" json:"devices,omitempty"`
 	Ulimits                []*Ulimit              `protobuf:"bytes,23,rep,name=ulimits,proto3" json:"ulimits,omitempty"`
@@ -436,6 +437,13 @@ func (x *ContainerSpec) GetNoLandlock() bool {
 		return x.NoLandlock
 	}
 	return false
+}
+
+func (x *ContainerSpec) GetIsolation() string {
+	if x != nil {
+		return x.Isolation
+	}
+	return ""
 }
 
 func (x *ContainerSpec) GetMounts() []*Mount {
@@ -3642,7 +3650,7 @@ var File_runtime_v1_runtime_proto protoreflect.FileDescriptor
 
 const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\n" +
-	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15runtime/v1/copy.proto\x1a\x16runtime/v1/stats.proto\"\x80\f\n" +
+	"\x18runtime/v1/runtime.proto\x12\x0ftero.runtime.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15runtime/v1/copy.proto\x1a\x16runtime/v1/stats.proto\"\x9e\f\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x1e\n" +
@@ -3676,7 +3684,8 @@ const file_runtime_v1_runtime_proto_rawDesc = "" +
 	"\bapparmor\x187 \x01(\tR\bapparmor\x12\x18\n" +
 	"\aselinux\x188 \x01(\tR\aselinux\x12\x1f\n" +
 	"\vno_landlock\x189 \x01(\bR\n" +
-	"noLandlock\x12.\n" +
+	"noLandlock\x12\x1c\n" +
+	"\tisolation\x18< \x01(\tR\tisolation\x12.\n" +
 	"\x06mounts\x18\x15 \x03(\v2\x16.tero.runtime.v1.MountR\x06mounts\x121\n" +
 	"\adevices\x18\x16 \x03(\v2\x17.tero.runtime.v1.DeviceR\adevices\x121\n" +
 	"\aulimits\x18\x17 \x03(\v2\x17.tero.runtime.v1.UlimitR\aulimits\x12E\n" +

@@ -7,11 +7,11 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
@@ -20,40 +20,9 @@ import (
 	"tero.internal/runtime/sandbox"
 )
 
-// Launcher is what the suite needs to run containers (launch.Sandboxes).
-type Launcher interface {
-	Configure(spec workload.Spec, image workload.Image) (*specs.Spec, error)
-	Create(ctx context.Context, id workload.ID, config *specs.Spec, image workload.Image) (netns string, err error)
-	Start(ctx context.Context, id workload.ID, endpoint *workload.Endpoint) error
-	Destroy(ctx context.Context, id workload.ID) error
-}
-
-// Controller is what the suite needs to control them.
-type Controller interface {
-	Signal(ctx context.Context, id workload.ID, sig unix.Signal) error
-	Wait(ctx context.Context, id workload.ID) (sandbox.Exit, error)
-	List(ctx context.Context) ([]sandbox.Status, error)
-	Exec(ctx context.Context, id workload.ID, spec sandbox.ExecSpec) (*sandbox.Process, error)
-	LogPath(id workload.ID) string
-}
-
-// Streams is what the suite needs of their streams.
-type Streams interface {
-	Input(ctx context.Context, id workload.ID) (*os.File, error)
-	CloseInput(ctx context.Context, id workload.ID) error
-	Resize(ctx context.Context, id workload.ID, rows, cols uint16) error
-}
-
-// Driver is a sandbox driver.
-type Driver interface {
-	Launcher
-	Controller
-	Streams
-}
-
 // Suite tests a driver with an image whose only file is the probe, /probe.
 type Suite struct {
-	Driver
+	sandbox.Driver
 	Image workload.Image
 }
 
@@ -177,12 +146,62 @@ func (s *Suite) TestAll(t *testing.T) {
 		"confinement": s.confinement, "refusals": s.refusals, "writable root": s.writable, "user": s.user,
 		"capabilities kept": s.capabilities, "files of the network": s.etc, "exec": s.exec, "exec with pipes": s.execPipes, "exec in a terminal": s.execTerminal,
 		"memory limit": s.memory, "task limit": s.tasks, "failures": s.failures, "phases": s.phases, "destroy": s.destroy,
-		"environment of 1 MB": s.bigEnvironment, "ordinary work": s.ordinary, "leaked folders": s.leaks, "labels": s.labels,
+		"environment of 1 MB": s.bigEnvironment, "ordinary work": s.ordinary, "leaked folders": s.leaks, "labels": s.labels, "declared": s.declared,
 	} {
 		t.Run(name, test)
 	}
 	for name, test := range s.redTeam() {
 		t.Run(name, test)
+	}
+}
+
+// declared: what a class does not declare to do, it refuses, and says so; another
+// class it does not pretend to be.
+func (s *Suite) declared(t *testing.T) {
+	c := s.Capabilities()
+	spec := s.Spec(t)
+	spec.Isolation = "no-such-class"
+	if _, err := s.Configure(spec, s.Image); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
+		t.Errorf("another class: %v", err)
+	}
+	bind := func(kind workload.MountType) func(*workload.Spec) {
+		return func(spec *workload.Spec) {
+			spec.Mounts = []workload.Mount{{Type: kind, Source: "data", Target: "/data"}}
+			if kind == workload.MountBind {
+				spec.Mounts[0].Source = t.TempDir()
+			}
+		}
+	}
+	for feature, ask := range map[sandbox.Feature]func(*workload.Spec){
+		sandbox.Terminals:      func(s *workload.Spec) { s.Terminal = true },
+		sandbox.OpenInput:      func(s *workload.Spec) { s.OpenStdin = true },
+		sandbox.WritableRoots:  func(s *workload.Spec) { s.WritableRootfs = true },
+		sandbox.KeptPrivileges: func(s *workload.Spec) { s.CapAdd = []string{"CAP_NET_RAW"} },
+		sandbox.BindMounts:     bind(workload.MountBind),
+		sandbox.Volumes:        bind(workload.MountVolume),
+		sandbox.Tmpfs:          bind(workload.MountTmpfs),
+		sandbox.HostDevices: func(s *workload.Spec) {
+			s.Devices = []workload.Device{{Source: "/dev/full", Target: "/dev/full", Access: "r"}}
+		},
+		sandbox.KernelValues:   func(s *workload.Spec) { s.Sysctls = map[string]string{"net.core.somaxconn": "5"} },
+		sandbox.ProcessLimits:  func(s *workload.Spec) { s.Ulimits = []workload.Ulimit{{Name: "nofile", Soft: 9, Hard: 9}} },
+		sandbox.SecurityLabels: func(s *workload.Spec) { s.AppArmor = "profile" },
+	} {
+		spec := s.Spec(t)
+		ask(&spec)
+		if asked := sandbox.Asked(spec); !slices.Equal(asked, []sandbox.Feature{feature}) {
+			t.Errorf("%s: asked for %v", feature, asked)
+		}
+		without := sandbox.Capabilities{Class: c.Class, Features: slices.DeleteFunc(sandbox.Features(), func(f sandbox.Feature) bool { return f == feature })}
+		if err := without.Check(spec); fault.KindOf(err) != fault.Unsupported || !strings.Contains(err.Error(), string(feature)) {
+			t.Errorf("%s: a class without it says %v", feature, err)
+		}
+		if slices.Contains(c.Features, feature) {
+			continue // tried by the other tests
+		}
+		if _, err := s.Configure(spec, s.Image); fault.KindOf(err) != fault.Unsupported {
+			t.Errorf("%s is not declared, and not refused: %v", feature, err)
+		}
 	}
 }
 

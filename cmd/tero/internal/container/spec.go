@@ -48,6 +48,7 @@ func (o *specFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.logOpts, "log-opt", nil, "max-size=SIZE of a log file (16MiB), or max-file=N files that are kept (3)")
 	f.StringArrayVar(&o.spec.CapAdd, "cap-add", nil, "capability to keep; loosens the sandbox")
 	f.StringArrayVar(&o.security, "security-opt", nil, securityHelp)
+	f.StringVar(&o.spec.Isolation, "isolation", "", "isolation class (the node's: native)")
 	f.BoolVar(&o.spec.WritableRootfs, "writable", false, "let the container write to its file system; loosens the sandbox")
 	o.grants.Add(f)
 	o.life.Add(f)
