@@ -93,5 +93,11 @@ type Restarts struct {
 	Now bool `json:"now,omitempty"`
 }
 
+// Leaving tells whether the container is removed as soon as nobody reads it any
+// more: whoever waited for its exit may use its name again at once.
+func (c *Container) Leaving() bool {
+	return c.Phase == Exited && (c.Removing || c.Asked.AutoRemove)
+}
+
 // Policy is the present restart policy.
 func (c *Container) Policy() workload.Restart { return c.Asked.Restart }

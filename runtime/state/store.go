@@ -161,12 +161,13 @@ func storeFault(path string, err error) error {
 	return fmt.Errorf("state: %w", err)
 }
 
-// Add records a new container. Its name must be free: fault Exists otherwise.
+// Add records a new container. Its name must be free, or that of one that is
+// leaving: fault Exists otherwise.
 func (s *Store) Add(c Container) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, o := range s.byID {
-		if o.Spec.Name == c.Spec.Name {
+		if o.Spec.Name == c.Spec.Name && !o.Leaving() {
 			return fault.New(fault.Exists, "the name %q is taken by container %s", c.Spec.Name, o.ID.Short()).
 				WithHint("remove it with \"tero rm %s\", or choose another name with --name", c.Spec.Name)
 		}
@@ -232,8 +233,9 @@ func (s *Store) Remove(id workload.ID) error {
 	return nil
 }
 
-// Find gives the container with that name, id, or unique prefix of an id. The
-// fault is NotFound, or Invalid when several ids start so.
+// Find gives the container with that name, id, or unique prefix of an id. Of a
+// name, one that is leaving comes last. The fault is NotFound, or Invalid when
+// several ids start so.
 func (s *Store) Find(key string) (Container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,13 +248,20 @@ func (s *Store) Find(key string) (Container, error) {
 		return c, nil
 	}
 	var match []Container
+	var named *Container
 	for id, c := range s.byID {
 		if c.Spec.Name == key {
-			return c, nil
+			if named == nil || named.Leaving() && (!c.Leaving() || c.Created.After(named.Created)) {
+				named = &c
+			}
+			continue
 		}
 		if strings.HasPrefix(string(id), key) {
 			match = append(match, c)
 		}
+	}
+	if named != nil {
+		return *named, nil
 	}
 	switch len(match) {
 	case 0:

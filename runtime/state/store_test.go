@@ -91,6 +91,46 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestNamesOfThoseThatLeave are free at once: who has been told of the exit need
+// not wait for the removal.
+func TestNamesOfThoseThatLeave(t *testing.T) {
+	for name, change := range map[string]func(*state.Container){
+		"as asked": func(c *state.Container) { c.Asked.AutoRemove = true },
+		"removed":  func(c *state.Container) { c.Removing = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, t.TempDir())
+			old, next := container("job"), container("job")
+			if err := s.Add(old); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Update(old.ID, change); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Add(next); fault.KindOf(err) != fault.Exists {
+				t.Errorf("while it runs: %v, want exists", err)
+			}
+			if _, err := s.Update(old.ID, func(c *state.Container) { c.Phase = state.Exited }); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.Find("job"); err != nil || got.ID != old.ID {
+				t.Errorf("Find = %s, %v, want the one that is leaving", got.ID, err)
+			}
+			if err := s.Add(next); err != nil {
+				t.Fatal(err)
+			}
+			for range 20 { // in whatever order a map gives them
+				if got, err := s.Find("job"); err != nil || got.ID != next.ID {
+					t.Fatalf("Find = %s, %v, want the new one", got.ID, err)
+				}
+			}
+			if err := s.Add(container("job")); fault.KindOf(err) != fault.Exists {
+				t.Errorf("a third one: %v, want exists", err)
+			}
+		})
+	}
+}
+
 func TestAnIDWinsOverANameOfItsForm(t *testing.T) {
 	s := open(t, t.TempDir())
 	victim := container("web")

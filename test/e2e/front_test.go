@@ -131,6 +131,11 @@ func TestFront(t *testing.T) {
 			t.Run("node killed", func(t *testing.T) { nodeKilled(t, n, name) })
 		})
 	}
+	t.Run("one name again and again", func(t *testing.T) {
+		for range 20 {
+			tero(t, n, 0, "run", "--rm", "--name", "job", "true:v1")
+		}
+	})
 	t.Run("impatience with input that nobody takes", func(t *testing.T) {
 		impatience(t, n, startFed(t, n, zeros{}, "tero", "run", "-i", "--name", "deaf", "speak:v1", "signals"))
 	})
