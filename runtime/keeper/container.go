@@ -24,8 +24,11 @@ const (
 
 // container is a container from OpPrepare to OpForget.
 type container struct {
-	proc   *spawn.Process
-	netns  *os.File
+	proc  *spawn.Process
+	netns *os.File
+	// mntns is held so that the end of the process does not wait until all is
+	// unmounted, which takes a grace period of the kernel.
+	mntns  *os.File
 	folder *os.File
 	oom    *os.File // nil when kills for lack of memory cannot be counted
 	log    *output
@@ -90,7 +93,11 @@ func (k *Keeper) prepare(req *protocol.Request, files []int) (_ *container, user
 		return nil, -1, err
 	}
 	namespaces := "/proc/" + strconv.Itoa(c.proc.PID) + "/ns/"
-	if c.netns, err = os.Open(namespaces + "net"); err == nil { //nolint:gosec // of a child
+	c.netns, err = os.Open(namespaces + "net") //nolint:gosec // of a child
+	if err == nil {
+		c.mntns, err = os.Open(namespaces + "mnt") //nolint:gosec // as above
+	}
+	if err == nil {
 		userNS, err = unix.Open(namespaces+"user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
@@ -293,7 +300,7 @@ func (c *container) forget() {
 }
 
 func (c *container) closeFiles() {
-	for _, f := range append([]*os.File{c.netns, c.folder, c.oom, c.terminal, c.log.log.file, c.stdin}, c.sources...) {
+	for _, f := range append([]*os.File{c.netns, c.mntns, c.folder, c.oom, c.terminal, c.log.log.file, c.stdin}, c.sources...) {
 		if f != nil {
 			_ = f.Close()
 		}

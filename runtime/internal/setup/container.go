@@ -69,7 +69,7 @@ func (f *Filters) Container(o Options) (_ *Setup, err error) {
 	if p.Terminal {
 		c.makeConsole()
 	}
-	c.pivot()
+	c.enter()
 	if p.Terminal {
 		c.terminal(p)
 		c.console()

@@ -214,7 +214,7 @@ func (c *Setup) fillDev() {
 	create := program.I(unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW)
 	for _, d := range devices() {
 		c.Call(unix.SYS_OPENAT, program.S(slotFolder), c.String(d.name), create, program.I(0o666)).Out(slotTarget)
-		c.cloneHost(filepath.Join("/dev", d.name), unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+		c.cloneDevice(d.name, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 		c.moveTo(program.S(slotMount))
 		c.closeSlot(slotMount)
 	}
@@ -230,10 +230,14 @@ func (c *Setup) fillDev() {
 	c.closeSlot(slotFolder)
 }
 
-// cloneHost leaves a copy of a host's path, which must not be below stagePoint,
-// in slotMount, with further attributes.
-func (c *Setup) cloneHost(path string, attributes uint64) {
-	c.Call(unix.SYS_OPEN_TREE, cwd(), c.String(path), program.I(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Out(slotMount)
+// cloneDevice leaves a copy of one of the stage's devices in slotMount, with
+// further attributes.
+func (c *Setup) cloneDevice(name string, attributes uint64) {
+	c.clone(program.S(slotStage), devicesPoint+"/"+name, attributes)
+}
+
+func (c *Setup) clone(dir program.Arg, path string, attributes uint64) {
+	c.Call(unix.SYS_OPEN_TREE, dir, c.String(path), program.I(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Out(slotMount)
 	c.Call(unix.SYS_MOUNT_SETATTR, program.S(slotMount), c.String(""), program.I(unix.AT_EMPTY_PATH), c.Words(attributes, 0, 0, 0), program.I(32))
 }
 
@@ -251,7 +255,7 @@ func (c *Setup) makeConsole() {
 func (c *Setup) console() {
 	c.Step("mount /dev/console")
 	c.Call(unix.SYS_OPENAT, cwd(), c.String("/dev/console"), program.I(unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW), program.I(0)).Out(slotTarget)
-	c.cloneHost("/dev/pts/0", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+	c.clone(cwd(), "/dev/pts/0", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 	c.moveTo(program.S(slotMount))
 	c.closeSlot(slotMount)
 }
@@ -280,7 +284,7 @@ func (c *Setup) restrict(readonly, masked []string) {
 		})
 		mounted := c.Skip()
 		file.Land()
-		c.cloneHost("/dev/null", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+		c.cloneDevice("null", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
 		mounted.Land()
 		c.moveTo(program.S(slotMount))
 		c.closeSlot(slotMount)

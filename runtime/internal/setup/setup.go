@@ -127,13 +127,15 @@ func (c *Setup) hostname() {
 
 func (c *Setup) closeSlot(slot int) { c.Call(unix.SYS_CLOSE, program.S(slot)) }
 
-// pivot makes the container's root the only file system there is.
-func (c *Setup) pivot() {
+// enter makes the container's root the root. It is mounted over the stage, which
+// has nothing left but empty folders and devices that every container has, so
+// that there is nothing to unmount, for which the kernel waits for a grace
+// period; who joins the namespace comes to the uppermost mount, as after
+// switch_root(8).
+func (c *Setup) enter() {
 	c.Step("change to the root file system")
 	c.Call(unix.SYS_FCHDIR, c.root)
-	c.Call(unix.SYS_PIVOT_ROOT, c.String("."), c.String("."))
-	c.Call(unix.SYS_UMOUNT2, c.String("."), program.I(unix.MNT_DETACH))
-	c.Call(unix.SYS_CHDIR, c.String("/"))
+	c.Call(unix.SYS_CHROOT, c.String("."))
 	c.Call(unix.SYS_CLOSE, c.root)
 }
 

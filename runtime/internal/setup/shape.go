@@ -138,9 +138,9 @@ const stagePoint = "/proc"
 // procPoint is where masks and parameters matter most.
 const procPoint = "/proc"
 
-// rootPoint is the folder of the stage where the root file system is mounted for
-// the moment before it becomes the root; no stageable mount has its name.
-const rootPoint = "root"
+// devicesPoint is the folder of the stage with the devices that containers get;
+// no stageable mount has its name.
+const devicesPoint = "devices"
 
 // Prepare gives the program that prepares a process for containers of a shape.
 func Prepare(s *Shape, tasks []*os.File) (*Setup, error) {
@@ -161,7 +161,17 @@ func Prepare(s *Shape, tasks []*os.File) (*Setup, error) {
 	}
 	c.sysctls(s.Sysctl)
 	c.restrict(s.ReadonlyPaths, s.MaskedPaths)
+	c.leaveHost()
 	return c, nil
+}
+
+// leaveHost makes the stage the only file system there is.
+func (c *Setup) leaveHost() {
+	c.Step("leave the host's file systems")
+	c.Call(unix.SYS_FCHDIR, program.S(slotStage))
+	c.Call(unix.SYS_PIVOT_ROOT, c.String("."), c.String("."))
+	c.Call(unix.SYS_UMOUNT2, c.String("."), program.I(unix.MNT_DETACH))
+	c.Call(unix.SYS_CHDIR, c.String("/"))
 }
 
 // makeStage makes the mounts private and mounts the stage.
@@ -176,13 +186,26 @@ func (c *Setup) makeStage() {
 	c.Call(unix.SYS_MOVE_MOUNT, program.S(slotMount), c.String(""), cwd(), c.String(stagePoint), program.I(unix.MOVE_MOUNT_F_EMPTY_PATH))
 	c.closeSlot(slotMount)
 	c.Call(unix.SYS_OPENAT, cwd(), c.String(stagePoint), program.I(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), program.I(0)).Out(slotStage)
-	c.Call(unix.SYS_MKDIRAT, program.S(slotStage), c.String(rootPoint), program.I(0o700))
+	c.stageDevices()
 }
 
-// attachRoot mounts the root file system.
+// stageDevices puts the host's devices on the stage.
+func (c *Setup) stageDevices() {
+	c.Call(unix.SYS_MKDIRAT, program.S(slotStage), c.String(devicesPoint), program.I(0o700))
+	create := program.I(unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW)
+	for _, d := range devices() {
+		c.Call(unix.SYS_OPENAT, program.S(slotStage), c.String(devicesPoint+"/"+d.name), create, program.I(0o600)).Out(slotTarget)
+		c.clone(cwd(), filepath.Join("/dev", d.name), unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+		c.moveTo(program.S(slotMount))
+		c.closeSlot(slotMount)
+	}
+}
+
+// attachRoot mounts the root file system over the stage.
 func (c *Setup) attachRoot() {
 	c.Step("mount the root file system")
-	c.Call(unix.SYS_MOVE_MOUNT, c.root, c.String(""), program.S(slotStage), c.String(rootPoint), program.I(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	c.Call(unix.SYS_MOVE_MOUNT, c.root, c.String(""), program.S(slotStage), c.String(""),
+		program.I(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH))
 }
 
 // moveStaged moves the prepared mounts into the root file system. What masks and
