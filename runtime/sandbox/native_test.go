@@ -101,12 +101,6 @@ func newNodeWithPool(tb testing.TB, pool int) *node {
 	return openNode(tb, config)
 }
 
-// nodeIn is newNode with its directories in state.
-func nodeIn(tb testing.TB, state string) *node {
-	tb.Helper()
-	return openNode(tb, configIn(tb, state))
-}
-
 // configIn gives the configuration of a node with its directories in state.
 func configIn(tb testing.TB, state string) sandbox.Config {
 	tb.Helper()

@@ -48,15 +48,15 @@ func startNode(ctx context.Context, bin, program string, pool int) (_ *node, err
 
 // importImage makes the image around the program, signs it and imports it.
 func (n *node) importImage(ctx context.Context, program string) error {
-	b, err := os.ReadFile(program) //nolint:gosec // the benchmark's own
+	b, err := os.ReadFile(program)
 	if err != nil {
 		return err
 	}
 	root, trust := filepath.Join(n.WorkDir(), "root"), filepath.Join(n.StateDir(), "trust", "images")
-	if err := errors.Join(os.MkdirAll(root, 0o755), os.MkdirAll(trust, 0o700)); err != nil { //nolint:gosec // seen from inside
+	if err := errors.Join(os.MkdirAll(root, 0o755), os.MkdirAll(trust, 0o700)); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(root, "true"), b, 0o755); err != nil { //nolint:gosec // executed inside
+	if err := os.WriteFile(filepath.Join(root, "true"), b, 0o755); err != nil {
 		return err
 	}
 	for _, args := range [][]string{
@@ -131,7 +131,7 @@ func buildTrue(ctx context.Context, dir string) (string, error) {
 	if err := os.WriteFile(source, []byte("int main(void) { return 0; }\n"), 0o600); err != nil {
 		return "", err
 	}
-	if out, err := exec.CommandContext(ctx, "gcc", "-static", "-O2", "-s", "-o", program, source).CombinedOutput(); err != nil { //nolint:gosec // the benchmark's own
+	if out, err := exec.CommandContext(ctx, "gcc", "-static", "-O2", "-s", "-o", program, source).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("gcc: %w: %s", err, out)
 	}
 	return program, nil

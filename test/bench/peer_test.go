@@ -46,7 +46,7 @@ func TestPeersRun(t *testing.T) {
 // openFolder lets the container's user through, which TempDir does not.
 func openFolder(t *testing.T, dir string) {
 	t.Helper()
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // as said above
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 }

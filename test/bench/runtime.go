@@ -44,7 +44,7 @@ func withScene(ctx context.Context, bin string, run func(*scene) ([]measure.Line
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the peers' containers look in
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
 	program, err := buildTrue(ctx, dir)

@@ -238,9 +238,6 @@ func limitKinds() []bundle {
 	}
 }
 
-//go:fix inline
-func number[T any](n T) *T { return new(n) }
-
 func resources() []bundle {
 	with := func(name string, change func(*specs.LinuxResources)) bundle {
 		return bundle{name: "resources " + name, args: hold(), change: func(c *specs.Spec) { change(c.Linux.Resources) }}

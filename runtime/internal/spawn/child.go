@@ -130,7 +130,7 @@ const stackPages = 4 * 4096
 //go:nosplit
 func drop(c *child) {
 	var local byte
-	here := uintptr(unsafe.Pointer(&local)) &^ 4095
+	here := uintptr(unsafe.Pointer(&local)) &^ 4095 //nolint:gosec // where the stack is
 	low, high := here-stackPages, here+stackPages
 	for i := range min(c.memories, maxSpans) {
 		s := &c.memory[i]
