@@ -128,6 +128,9 @@ func TestFront(t *testing.T) {
 			t.Run("impatience", func(t *testing.T) {
 				impatience(t, n, start(t, n, name, "run", "--name", "deaf", "speak:v1", "signals"))
 			})
+			t.Run("impatience with input that nobody takes", func(t *testing.T) {
+				impatience(t, n, startFed(t, n, zeros{}, name, "run", "-i", "--name", "deaf", "speak:v1", "signals"))
+			})
 			t.Run("node killed", func(t *testing.T) { nodeKilled(t, n, name) })
 		})
 	}
@@ -135,9 +138,6 @@ func TestFront(t *testing.T) {
 		for range 20 {
 			tero(t, n, 0, "run", "--rm", "--name", "job", "true:v1")
 		}
-	})
-	t.Run("impatience with input that nobody takes", func(t *testing.T) {
-		impatience(t, n, startFed(t, n, zeros{}, "tero", "run", "-i", "--name", "deaf", "speak:v1", "signals"))
 	})
 	for what, args := range map[string][]string{
 		"refused": {"run", "--name", "rogue", "rogue:v1"}, "no image": {"run", "nosuch:v1"}, "no program": {"run", "--rm", "--entrypoint", "/x", "true:v1"},

@@ -2,13 +2,11 @@ package front
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"os"
-	"os/signal"
 	"sync"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"tero.internal/client/reach"
 	"tero.internal/cmd/tero/internal/message"
@@ -166,32 +164,9 @@ func (c *conversation) feed() {
 	}
 }
 
-// forwardSignals passes signals on, and ends the process when the user insists,
-// also while input that nobody takes is in the way.
+// forwardSignals passes signals on, and ends the process when the user insists.
 func (c *conversation) forwardSignals() {
-	got := make(chan os.Signal, 16)
-	signal.Notify(got, terminal.Forwarded[:]...)
-	names := make(chan string, cap(got))
-	go func() {
-		for name := range names {
-			_ = c.send(wire.AppendBytes(nil, attachSignal, name))
-		}
-	}()
-	interrupts := 0
-	for s := range got {
-		number, ok := s.(syscall.Signal)
-		if !ok {
-			continue
-		}
-		if number == unix.SIGINT {
-			interrupts++
-		}
-		if interrupts >= terminal.Impatient {
-			os.Exit(fail(message.GaveUp, message.GaveUpHint, exitFailure))
-		}
-		select {
-		case names <- unix.SignalName(number):
-		default: // as the kernel does with a signal that is pending already
-		}
-	}
+	terminal.Signals(context.Background(), func(name string) {
+		_ = c.send(wire.AppendBytes(nil, attachSignal, name))
+	}, func() { os.Exit(fail(message.GaveUp, message.GaveUpHint, exitFailure)) })
 }

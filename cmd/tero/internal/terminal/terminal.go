@@ -65,19 +65,25 @@ func Resizes(ctx context.Context, stream any, resized func(Size)) {
 	}
 }
 
-// Impatient is how many interrupts mean that the user wants out.
-const Impatient = 3
-
-// Forwarded are the signals that are passed on to a process in a container.
-var Forwarded = [...]os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
+// impatient is how many interrupts mean that the user wants out.
+const impatient = 3
 
 // Signals calls forward with the name of each signal that the user sends to
 // this process, until ctx ends. After the third interrupt it calls giveUp
 // instead: a first process that handles no SIGINT ignores it (pid_namespaces(7)).
+// It does so also while forward waits, because input that nobody takes is in the
+// way, say; such a call ends with the connection.
 func Signals(ctx context.Context, forward func(name string), giveUp func()) {
 	c := make(chan os.Signal, 16)
-	signal.Notify(c, Forwarded[:]...)
+	signal.Notify(c, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	defer signal.Stop(c)
+	names := make(chan string, cap(c))
+	defer close(names)
+	go func() {
+		for name := range names {
+			forward(name)
+		}
+	}()
 	interrupts := 0
 	for {
 		select {
@@ -89,11 +95,14 @@ func Signals(ctx context.Context, forward func(name string), giveUp func()) {
 			if s == unix.SIGINT {
 				interrupts++
 			}
-			if interrupts >= Impatient {
+			if interrupts >= impatient {
 				giveUp()
 				return
 			}
-			forward(unix.SignalName(s))
+			select {
+			case names <- unix.SignalName(s):
+			default: // as the kernel does with a signal that is pending already
+			}
 		case <-ctx.Done():
 			return
 		}
