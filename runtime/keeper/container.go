@@ -20,6 +20,8 @@ import (
 const (
 	LogFile  = "log"
 	ExitFile = "exit.json"
+	// ExitDraft becomes ExitFile when it is whole; it may be there before.
+	ExitDraft = "." + ExitFile
 )
 
 // container is a container from OpPrepare to OpForget.
@@ -276,17 +278,16 @@ func writeExit(folder *os.File, exit protocol.Exit) error {
 	b = time.Unix(0, exit.At).UTC().AppendFormat(b, time.RFC3339Nano)
 	b = append(b, "\"}\n"...)
 	return spawn.Control(folder, func(dir int) error {
-		const temporary = "." + ExitFile
-		fd, err := unix.Openat(dir, temporary, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+		fd, err := unix.Openat(dir, ExitDraft, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return err
 		}
-		f := os.NewFile(uintptr(fd), temporary)
+		f := os.NewFile(uintptr(fd), ExitDraft)
 		_, err = f.Write(b)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}
-		return unix.Renameat(dir, temporary, dir, ExitFile)
+		return unix.Renameat(dir, ExitDraft, dir, ExitFile)
 	})
 }
 

@@ -28,6 +28,7 @@ import (
 	"tero.internal/runtime/internal/protocol"
 	"tero.internal/runtime/internal/rootfs"
 	"tero.internal/runtime/internal/setup"
+	"tero.internal/runtime/keeper"
 	"tero.internal/runtime/ociconfig"
 )
 
@@ -102,6 +103,7 @@ func OpenNative(ctx context.Context, c Config) (*Native, error) {
 	}
 	n.maker = prepared.Maker{
 		StateDir: n.StateDir, RunDir: n.RunDir, Prefix: prepared.Prefix(n.StateDir), Tree: n.tree, IDs: n.ids, Keeper: (*keeperOf)(n),
+		Files: []string{keeper.LogFile, keeper.ExitDraft, configFile},
 	}
 	if err := n.takeUp(); err != nil {
 		return nil, err

@@ -58,10 +58,10 @@ func (n *Native) ended(id workload.ID) bool {
 	return true
 }
 
-// writeNew writes a file that must not exist yet. It survives the death of this
-// process, not of the machine: no container outlives the machine either.
-func writeNew(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // a folder of ours
+// write writes a file, which may be there without content. It survives the death
+// of this process, not of the machine: no container outlives the machine either.
+func write(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // a folder of ours
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
 	}
-	return writeNew(path, b)
+	return write(path, b)
 }
 
 func readJSON(path string, v any) error {

@@ -33,6 +33,9 @@ type Maker struct {
 	StateDir, RunDir string
 	// Prefix begins the names of all sandboxes, see Prefix.
 	Prefix string
+	// Files are made, empty, in a sandbox's folder on disk, which will need them:
+	// a disk's file system looks for a free inode for some time.
+	Files  []string
 	Tree   *cgroup.Tree
 	IDs    *idmap.Allocator
 	Keeper Keeper
@@ -114,7 +117,7 @@ func (m *Maker) Make(ctx context.Context, shape *setup.Shape, ids *idmap.Slot) (
 		done.Push("claim ids", func(context.Context) error { m.IDs.Release(slot); return nil })
 		p.Record.Slot = slot
 	}
-	if err := p.makeFolders(&done); err != nil {
+	if err := p.makeFolders(m.Files, &done); err != nil {
 		return nil, err
 	}
 	if err := m.Tree.Create(ctx, &p.Record.Cgroup, &shape.Resources); err != nil {
@@ -128,7 +131,7 @@ func (m *Maker) Make(ctx context.Context, shape *setup.Shape, ids *idmap.Slot) (
 }
 
 // makeFolders makes the folders, and first of all the record of what will be made.
-func (p *Sandbox) makeFolders(done *undo.Stack) error {
+func (p *Sandbox) makeFolders(files []string, done *undo.Stack) error {
 	done.Push("make folders", func(context.Context) error { return errors.Join(os.RemoveAll(p.folder), removeRunning(p.running)) })
 	if err := os.Mkdir(p.running, 0o700); err != nil {
 		return ExplainDisk(err)
@@ -138,6 +141,15 @@ func (p *Sandbox) makeFolders(done *undo.Stack) error {
 	}
 	if err := os.Mkdir(p.folder, 0o700); err != nil {
 		return ExplainDisk(err)
+	}
+	for _, name := range files {
+		f, err := os.OpenFile(filepath.Join(p.folder, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			return ExplainDisk(err)
+		}
+		if err := f.Close(); err != nil {
+			return ExplainDisk(err)
+		}
 	}
 	for _, name := range rootfs.EtcFiles() {
 		if err := makeEtc(filepath.Join(p.running, filepath.Base(name)), int(p.Record.Slot.HostID())); err != nil {
@@ -212,7 +224,7 @@ func (p *Sandbox) Name(running, folder string, again bool) error {
 	}
 	var err error
 	if again {
-		err = os.Remove(p.folder)
+		err = os.RemoveAll(p.folder)
 	} else {
 		err = rename(p.folder, folder)
 	}
