@@ -35,7 +35,7 @@ const maxMisfits = 4
 // under way that needs the machine more.
 const (
 	refillRetry = time.Second
-	refillPause = 5 * time.Millisecond
+	refillPause = 15 * time.Millisecond
 )
 
 // Open gives a pool of size sandboxes of a shape, which is filled at once.

@@ -14,19 +14,15 @@ type cloneArgs struct {
 	Flags, Pidfd, ChildTid, ParentTid, ExitSignal, Stack, StackSize, TLS, SetTid, SetTidSize, Cgroup uint64
 }
 
-// child is all that the child of a clone touches, in its region. It is laid out
-// before, since the child may neither allocate nor grow its stack, and writes no
-// pointers, which the collector may want to hear of.
+// child is all that the child of a clone touches, in its region: the parent's
+// memory it does not have. It is laid out before, since the child may neither
+// allocate nor grow its stack, and holds no pointers into the parent's heap.
 type child struct {
-	// code and data are the first program; a child without one is not gated.
-	code []program.Instruction
-	data []byte
-	gaps [][2]uint32
-	// memory is what the child has of its parent's and does not need.
-	memory   [maxSpans]span
-	memories int
+	// gated says that the region has the first program already.
+	gated bool
+	gaps  [maxGaps][2]uint32
 	// status is the child's end of the socket that gates, programs' files and
-	// reports go through; region has the second program by the time its files come.
+	// reports go through.
 	status uintptr
 	region *region
 	slots  [program.Slots]uint64
@@ -49,6 +45,14 @@ type rights struct {
 	fds         [maxFiles]int32
 }
 
+// stackKept is how much of the stack the child has on either side of where it is
+// cloned, in bytes.
+const stackKept = 4 * 4096
+
+// maxGaps is how many ranges of descriptors there can be between those that a
+// child keeps.
+const maxGaps = 32
+
 // maxFiles is how many descriptors one message can carry (SCM_MAX_FD).
 const maxFiles = 253
 
@@ -67,17 +71,21 @@ func (c *child) point() {
 // clone makes a process that runs c, and gives its pid. In the child it does not
 // return. The caller's signals must be blocked.
 //
-// This function and what it calls run in the child with a copy of this
-// process's memory but none of its other threads: no allocation, no write
-// barrier, no stack growth, no race detector, only raw system calls.
+// This function and what it calls run in the child, which has none of this
+// process's threads, and of its memory the code, the region and the piece of
+// stack that is in use: no allocation, no write barrier, no stack growth, no
+// race detector, only raw system calls.
 //
 //go:noinline
 //go:norace
 //go:nosplit
 func clone(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
-	args.Pidfd = uint64(uintptr(unsafe.Pointer(&c.pidfd)))                                                                 //nolint:gosec // the address of a system call's result
+	args.Pidfd = uint64(uintptr(unsafe.Pointer(&c.pidfd)))    //nolint:gosec // the address of a system call's result
+	stack := uintptr(unsafe.Pointer(&args))&^4095 - stackKept //nolint:gosec // where the stack is
+	_, _, _ = syscall.RawSyscall6(unix.SYS_MADVISE, stack, 2*stackKept, unix.MADV_DOFORK, 0, 0, 0)
 	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0) //nolint:gosec // the address of a system call's argument
 	if errno != 0 || pid != 0 {
+		_, _, _ = syscall.RawSyscall6(unix.SYS_MADVISE, stack, 2*stackKept, unix.MADV_DONTFORK, 0, 0, 0)
 		return pid, errno
 	}
 	run(c)
@@ -94,6 +102,9 @@ func clone(args *cloneArgs, c *child) (uintptr, syscall.Errno) {
 //go:nosplit
 func run(c *child) {
 	for i := range c.gaps {
+		if c.gaps[i][1] == 0 {
+			break
+		}
 		_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE_RANGE, uintptr(c.gaps[i][0]), uintptr(c.gaps[i][1]), 0, 0, 0, 0)
 	}
 	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&c.sigset)), 0, 8, 0, 0) //nolint:gosec // the address of a system call's argument
@@ -102,12 +113,12 @@ func run(c *child) {
 		_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE, c.status, 0, 0, 0, 0, 0)
 		c.status = statusFD
 	}
-	if len(c.code) > 0 {
+	if c.gated {
 		n, _, _ := syscall.RawSyscall6(unix.SYS_READ, c.status, uintptr(unsafe.Pointer(&c.word[0])), 1, 0, 0, 0) //nolint:gosec // the address of a system call's result
-		if n != 1 || !execute(c, c.code, c.data) {
+		code, data := c.region.program()
+		if n != 1 || !execute(c, code, data) {
 			return
 		}
-		drop(c)
 		tell(c, program.ReportReady, 0, 0)
 	}
 	c.kept = uint32(unix.ENOENT)
@@ -117,34 +128,6 @@ func run(c *child) {
 	}
 	code, data := c.region.program()
 	execute(c, code, data)
-}
-
-// stackPages is how much of the stack is kept on either side of where it is used.
-const stackPages = 4 * 4096
-
-// drop gives the parent's memory back, of which each page that the parent writes
-// to would be one of the child's own while it waits. Left are the region, the
-// code, and the piece of stack that is in use: nothing else is touched any more.
-//
-//go:norace
-//go:nosplit
-func drop(c *child) {
-	var local byte
-	here := uintptr(unsafe.Pointer(&local)) &^ 4095 //nolint:gosec // where the stack is
-	low, high := here-stackPages, here+stackPages
-	for i := range min(c.memories, maxSpans) {
-		s := &c.memory[i]
-		if low >= s.end || high <= s.start {
-			_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, s.start, s.end-s.start, 0, 0, 0, 0)
-			continue
-		}
-		if s.start < low {
-			_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, s.start, low-s.start, 0, 0, 0, 0)
-		}
-		if s.end > high {
-			_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, high, s.end-high, 0, 0, 0, 0)
-		}
-	}
 }
 
 // execute runs a program, and tells of a failure.

@@ -10,9 +10,6 @@ import (
 // span is a piece of memory, in whole pages.
 type span struct{ start, end uintptr }
 
-// maxSpans is how many pieces a child gives back; a Go process has some thirty.
-const maxSpans = 128
-
 // private gives the private memory of this process that can be written, as a
 // child has it too: heap, stacks and data.
 func private() ([]span, error) {

@@ -1,6 +1,7 @@
 package spawn
 
 import (
+	"fmt"
 	"os"
 	"unsafe"
 
@@ -33,6 +34,35 @@ func newRegion() (*region, error) {
 		return nil, os.NewSyscallError("mmap", err)
 	}
 	return (*region)(p), nil
+}
+
+// lay lays out what the child touches; status is its descriptor of the socket.
+func (r *region) lay(spec *Spec, status int) error {
+	c := &r.child
+	c.region, c.status, c.kept = r, uintptr(status), uint32(unix.ENOENT)
+	c.point()
+	keep := []int{status}
+	if len(spec.Files) > maxFiles {
+		return fmt.Errorf("%d files are more than the %d that a process can have", len(spec.Files), maxFiles)
+	}
+	if spec.Program != nil {
+		c.gated = true
+		for i, fd := range spec.Files {
+			c.files.fds[i] = int32(fd) //nolint:gosec // a descriptor
+			if spec.Program.Refers(i) {
+				keep = append(keep, fd)
+			}
+		}
+		if err := r.put(spec.Program, statusFD, [program.OwnFiles]int{-1, -1, -1, -1, -1}); err != nil {
+			return err
+		}
+	}
+	list := gaps(keep)
+	if len(list) > maxGaps {
+		return fmt.Errorf("%d files are too many for a first program", len(keep))
+	}
+	copy(c.gaps[:], list)
+	return nil
 }
 
 // hide keeps the region from the children that are cloned from now on.

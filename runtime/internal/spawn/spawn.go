@@ -9,7 +9,8 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"unsafe"
+	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,8 @@ import (
 // Spawner clones processes.
 type Spawner struct {
 	pidns int // this process's own pid namespace
+	// hidden is how often this process's memory was hidden from its children.
+	hidden atomic.Int64
 }
 
 // New gives a spawner.
@@ -28,7 +31,7 @@ func New() (*Spawner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the pid namespace: %w", err)
 	}
-	return &Spawner{pidns}, nil
+	return &Spawner{pidns: pidns}, nil
 }
 
 // Spec describes a process to clone.
@@ -99,33 +102,10 @@ func (s *Spawner) Start(spec *Spec) (_ *Process, err error) {
 		protocol.CloseAll(status[:1])
 		return nil, err
 	}
-	keep := []int{status[1]}
-	c := &p.region.child
-	c.region, c.status, c.kept = p.region, uintptr(status[1]), uint32(unix.ENOENT)
-	c.point()
-	if spec.Program != nil {
-		for i, fd := range spec.Files {
-			if spec.Program.Refers(i) {
-				keep = append(keep, fd)
-			}
-		}
-		base := uintptr(unsafe.Pointer(unsafe.SliceData(spec.Program.Data))) //nolint:gosec // heap memory does not move
-		err = spec.Program.Link(base, statusFD, [program.OwnFiles]int{-1, -1, -1, -1, -1})
-		c.code, c.data = spec.Program.Code, spec.Program.Data
-		memory, e := private()
-		c.memories = copy(c.memory[:], memory)
-		err = errors.Join(err, e)
-	}
+	s.hideMemory()
 	pidfd := -1
-	if err == nil {
-		for i, fd := range spec.Files {
-			c.files.fds[i] = int32(fd) //nolint:gosec // a descriptor
-		}
-		closed := gaps(keep)
-		c.gaps = closed
-		p.PID, pidfd, err = s.clone(spec, c)
-		runtime.KeepAlive(closed) // the region is not searched for pointers
-		runtime.KeepAlive(spec)
+	if err = p.region.lay(spec, status[1]); err == nil {
+		p.PID, pidfd, err = s.clone(spec, &p.region.child)
 	}
 	if err != nil {
 		protocol.CloseAll(status[:1])
@@ -299,6 +279,24 @@ func (p *Process) Kill() {
 	_ = Signal(p.Pidfd, unix.SIGKILL)
 	_, _ = Wait(p.Pidfd)
 	p.Close()
+}
+
+// hideMemory keeps this process's memory from the children that are cloned from
+// now on: they do not touch it, each page of it would have to be copied when it
+// is written to next, and its tables at each clone. What the Go runtime maps later
+// is hidden a few clones later.
+func (s *Spawner) hideMemory() {
+	const often = 16
+	if s.hidden.Add(1)%often != 1 {
+		return
+	}
+	spans, err := private()
+	if err != nil {
+		return // then they are copied
+	}
+	for _, m := range spans {
+		_, _, _ = syscall.RawSyscall6(unix.SYS_MADVISE, m.start, m.end-m.start, unix.MADV_DONTFORK, 0, 0, 0)
+	}
 }
 
 // gaps gives the ranges of descriptors from 3 that are not in keep.
