@@ -39,6 +39,7 @@ type container struct {
 	// beginning is held while the process becomes a container, and by who
 	// writes of its end.
 	beginning sync.Mutex
+	forgotten sync.Once
 
 	mu sync.Mutex // guards what follows
 	id string
@@ -291,13 +292,16 @@ func writeExit(folder *os.File, exit protocol.Exit) error {
 	})
 }
 
-// forget kills what is left and closes everything.
+// forget kills what is left and closes everything. Who calls it while another
+// does waits with that: nothing writes to the container's folder afterwards.
 func (c *container) forget() {
-	_ = spawn.Signal(c.proc.Pidfd, unix.SIGKILL)
-	close(c.log.abandon)
-	<-c.ended
-	c.proc.Close()
-	c.closeFiles()
+	c.forgotten.Do(func() {
+		_ = spawn.Signal(c.proc.Pidfd, unix.SIGKILL)
+		close(c.log.abandon)
+		<-c.ended
+		c.proc.Close()
+		c.closeFiles()
+	})
 }
 
 func (c *container) closeFiles() {

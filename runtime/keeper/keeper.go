@@ -368,7 +368,6 @@ func (k *Keeper) forget(id, from string) error {
 		id = from
 	}
 	c, pending := k.containers[id], k.pending[id]
-	delete(k.containers, id)
 	k.mu.Unlock()
 	if pending { // it may come to be yet
 		return errPhase
@@ -379,6 +378,9 @@ func (k *Keeper) forget(id, from string) error {
 	c.forget()
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.containers[id] == c {
+		delete(k.containers, id)
+	}
 	for token, p := range k.processes {
 		if p.container == id {
 			k.abandon(token, p)

@@ -79,7 +79,7 @@ func ownerKilled(t *testing.T, o owner) (n *node, ids []workload.ID) {
 	o.Layer = built.layer
 	o.Config = sandbox.Config{
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), InitPath: built.init,
-		CgroupParent: "tero-test-" + workload.NewID().Short(),
+		CgroupParent: "tero-test-" + workload.NewID().Short(), Pool: 2,
 	}
 	description, err := json.Marshal(o)
 	if err != nil {
@@ -106,7 +106,7 @@ func ownerKilled(t *testing.T, o owner) (n *node, ids []workload.ID) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	o.Config.Log = slog.New(slog.DiscardHandler)
+	o.Config.Log, o.Config.Pool = slog.New(slog.DiscardHandler), 0 // what it had prepared must be gone
 	return openNode(t, o.Config), ids
 }
 
@@ -382,6 +382,8 @@ func kernelState(t *testing.T, n *node) string {
 		}
 	}
 	folders, _ := filepath.Glob(filepath.Join(filepath.Dir(n.config.StateDir), "*", "containers", "*"))
+	more, _ := filepath.Glob(filepath.Join(filepath.Dir(n.config.StateDir), "*", "prepared", "*"))
+	folders = append(folders, more...)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"sync/atomic"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,8 +21,10 @@ import (
 // Spawner clones processes.
 type Spawner struct {
 	pidns int // this process's own pid namespace
-	// hidden is how often this process's memory was hidden from its children.
-	hidden atomic.Int64
+	// cloning is held from when the stack that a child needs is shown to it until
+	// it is hidden again: stacks of several clones may lie in the same pages.
+	cloning sync.Mutex
+	clones  int // guarded by cloning
 }
 
 // New gives a spawner.
@@ -96,17 +98,16 @@ func (s *Spawner) Start(spec *Spec) (_ *Process, err error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
-	defer protocol.CloseAll(status[1:])
 	p := &Process{}
 	if p.region, err = newRegion(); err != nil {
-		protocol.CloseAll(status[:1])
+		protocol.CloseAll(status[:])
 		return nil, err
 	}
-	s.hideMemory()
 	pidfd := -1
 	if err = p.region.lay(spec, status[1]); err == nil {
 		p.PID, pidfd, err = s.clone(spec, &p.region.child)
 	}
+	protocol.CloseAll(status[1:]) // so that the death of the child is the end of the file
 	if err != nil {
 		protocol.CloseAll(status[:1])
 		p.region.unmap()
@@ -151,7 +152,10 @@ func (s *Spawner) clone(spec *Spec, c *child) (pid, pidfd int, err error) {
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &old); err != nil {
 		return 0, 0, os.NewSyscallError("sigmask", err) // the thread stays locked and ends with its goroutine
 	}
+	s.cloning.Lock()
+	s.hideMemory()
 	r, errno := clone(args, c)
+	s.cloning.Unlock()
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil); err != nil {
 		return 0, 0, os.NewSyscallError("sigmask", err)
 	}
@@ -251,6 +255,9 @@ func (p *Process) Raise(limits []protocol.Rlimit) error {
 func (p *Process) report() (ready bool, file int, err error) {
 	var buf [64]byte
 	n, files, err := protocol.Receive(p.status, buf[:])
+	if errors.Is(err, unix.ECONNRESET) { // it ended before it read what it was sent
+		return false, -1, nil
+	}
 	if err != nil {
 		return false, -1, err
 	}
@@ -284,10 +291,10 @@ func (p *Process) Kill() {
 // hideMemory keeps this process's memory from the children that are cloned from
 // now on: they do not touch it, each page of it would have to be copied when it
 // is written to next, and its tables at each clone. What the Go runtime maps later
-// is hidden a few clones later.
+// is hidden a few clones later. The caller holds cloning.
 func (s *Spawner) hideMemory() {
 	const often = 16
-	if s.hidden.Add(1)%often != 1 {
+	if s.clones++; s.clones%often != 1 {
 		return
 	}
 	spans, err := private()
