@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	runtimev1 "tero.internal/api/runtime/v1"
 	"tero.internal/client"
 	"tero.internal/test/testnode"
@@ -25,7 +27,7 @@ type node struct {
 // startNode starts a node that keeps so many sandboxes ready.
 func startNode(ctx context.Context, bin, program string, pool int) (_ *node, err error) {
 	n := &node{Node: testnode.New(bin, "bench"+strconv.Itoa(pool), "--pool="+strconv.Itoa(pool), "--log-level=warn")}
-	if err := n.Clear(ctx); err != nil {
+	if err := errors.Join(n.leaveMemory(), n.Clear(ctx)); err != nil {
 		return nil, fmt.Errorf("clear up after an earlier run: %w", err)
 	}
 	defer func() {
@@ -34,6 +36,9 @@ func startNode(ctx context.Context, bin, program string, pool int) (_ *node, err
 		}
 	}()
 	if err := n.MakeNetNS(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.runInMemory(); err != nil {
 		return nil, err
 	}
 	if err := n.Start(ctx); err != nil {
@@ -86,7 +91,30 @@ func (n *node) end(ctx context.Context) error {
 	if n.client != nil {
 		err = n.client.Close()
 	}
-	return errors.Join(err, n.Clear(context.WithoutCancel(ctx)))
+	ctx = context.WithoutCancel(ctx)
+	return errors.Join(err, n.Down(ctx), n.leaveMemory(), n.Clear(ctx))
+}
+
+// runInMemory puts the run directory on a file system in memory, as /run is on
+// hosts with an init system; the peers' state is on one too.
+func (n *node) runInMemory() error {
+	if err := os.MkdirAll(n.RunDir(), 0o700); err != nil {
+		return err
+	}
+	return mountMemory(n.RunDir())
+}
+
+// leaveMemory takes it away; it is nil when there is none.
+func (n *node) leaveMemory() error {
+	err := unix.Unmount(n.RunDir(), unix.MNT_DETACH)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+func mountMemory(dir string) error {
+	return os.NewSyscallError("mount", unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=512m,mode=700"))
 }
 
 // request launches a container over the connection that is there, and gives the

@@ -60,6 +60,12 @@ func newPeers(dir, program string, threads int) (*peers, error) {
 	if err := errors.Join(os.WriteFile(file, binary, 0o755), os.Lchown(file, peerFirstID, peerFirstID)); err != nil {
 		return nil, err
 	}
+	if err := os.Mkdir(p.state(), 0o700); err != nil {
+		return nil, err
+	}
+	if err := mountMemory(p.state()); err != nil {
+		return nil, err
+	}
 	// Not the host's /dev/null: crun makes its standard input the container's user's.
 	if err := unix.Mknod(p.null(), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
 		return nil, fmt.Errorf("make a null device: %w", err)
@@ -75,6 +81,9 @@ func newPeers(dir, program string, threads int) (*peers, error) {
 }
 
 func (p *peers) rootfs() string { return filepath.Join(p.dir, "rootfs") }
+
+// state is where the peers keep what they know of containers: in memory, as /run is.
+func (p *peers) state() string { return filepath.Join(p.dir, "state") }
 
 func (p *peers) null() string { return filepath.Join(p.dir, "null") }
 
@@ -131,7 +140,7 @@ func (p *peers) prepare(runtime string) (*start, error) {
 
 // run starts the prepared container and waits for its end.
 func (p *peers) run(ctx context.Context, s *start) error {
-	state := filepath.Join(p.dir, filepath.Base(s.runtime))
+	state := filepath.Join(p.state(), filepath.Base(s.runtime))
 	args := []string{"--root", state, "run", "--bundle", s.bundle, s.id}
 	if filepath.Base(s.runtime) != "runc" { // whose default it is
 		args = append([]string{"--cgroup-manager", "cgroupfs"}, args...)
@@ -141,7 +150,7 @@ func (p *peers) run(ctx context.Context, s *start) error {
 
 // podman runs the program with podman, from a root file system of its own.
 func (p *peers) podman(ctx context.Context) error {
-	return p.command(ctx, "podman", "--root", filepath.Join(p.dir, "podman"), "--runroot", filepath.Join(p.dir, "podman-run"),
+	return p.command(ctx, "podman", "--root", filepath.Join(p.dir, "podman"), "--runroot", filepath.Join(p.state(), "podman"),
 		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime", "crun", "--events-backend", "none",
 		"run", "--rm", "--network", "none", "--cgroup-parent", peerCgroup, "--cgroups", "no-conmon", "--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
 		"--uidmap", "0:"+strconv.Itoa(peerFirstID)+":"+strconv.Itoa(peerIDs), "--rootfs", p.rootfs(), "/true")
@@ -171,6 +180,9 @@ func (p *peers) execute(ctx context.Context, name string, args []string) error {
 // close removes what the peers leave: the cgroups above their containers' own.
 func (p *peers) close() error {
 	close(p.work)
+	if err := unix.Unmount(p.state(), unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount %s: %w", p.state(), err)
+	}
 	parents, err := filepath.Glob("/sys/fs/cgroup/*" + peerCgroup)
 	if err != nil {
 		return err
