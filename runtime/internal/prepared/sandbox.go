@@ -143,7 +143,7 @@ func (p *Sandbox) makeFolders(files []string, done *undo.Stack) error {
 		return ExplainDisk(err)
 	}
 	for _, name := range files {
-		f, err := os.OpenFile(filepath.Join(p.folder, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		f, err := os.OpenFile(filepath.Join(p.folder, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // a folder of ours
 		if err != nil {
 			return ExplainDisk(err)
 		}
