@@ -125,6 +125,7 @@ func (m *Maker) Make(ctx context.Context, shape *setup.Shape, ids *idmap.Slot) (
 	}
 	done.Push("make cgroup", p.Record.Cgroup.Remove)
 	if err := m.clone(ctx, p); err != nil {
+		p.Close()
 		return nil, err
 	}
 	return p, nil
@@ -198,19 +199,27 @@ func (m *Maker) clone(ctx context.Context, p *Sandbox) error {
 	if err != nil {
 		return Explain(err, c.Steps(), nil, &specs.Spec{Process: &specs.Process{Args: []string{""}}})
 	}
-	p.UserNS = userNS
-	process, err := unix.PidfdOpen(int(reply.PID), 0)
-	if err == nil && userNS == nil {
-		err = errors.New("the keeper sent no user namespace")
-	}
-	if err != nil {
+	p.PID, p.UserNS = int(reply.PID), userNS
+	if err := m.takeUp(ctx, p); err != nil {
 		return errors.Join(fmt.Errorf("take up the prepared process: %w", err), m.Forget(context.WithoutCancel(ctx), "", p.Record.Name))
 	}
-	p.PID, p.process = int(reply.PID), os.NewFile(uintptr(process), "pidfd")
+	p.NetNS = fmt.Sprintf("/proc/%d/fd/%d", p.keeper, reply.Number)
+	return nil
+}
+
+// takeUp notes which process it is, and whose.
+func (m *Maker) takeUp(ctx context.Context, p *Sandbox) (err error) {
+	if p.UserNS == nil {
+		return errors.New("the keeper sent no user namespace")
+	}
 	if p.keeper, err = m.Keeper.PID(ctx); err != nil {
 		return err
 	}
-	p.NetNS = fmt.Sprintf("/proc/%d/fd/%d", p.keeper, reply.Number)
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return err
+	}
+	p.process = os.NewFile(uintptr(fd), "pidfd")
 	return nil
 }
 
