@@ -164,10 +164,15 @@ func groupFiles(t *testing.T, n *node, id workload.ID, name string) (values []st
 // TestUnkillable shows what stop must live with: a process that no SIGKILL ends,
 // as one that waits for a dead disk. v1's freezer makes one.
 func TestUnkillable(t *testing.T) {
-	freezer := "/sys/fs/cgroup/freezer"
-	if _, err := os.Stat(filepath.Join(freezer, "cgroup.procs")); err != nil {
-		t.Skip("no v1 freezer is mounted") // as on pure v2 hosts, which cannot make such a process
+	freezer := t.TempDir() // mounted here, for a host may have v2 only
+	if err := unix.Mount("cgroup", freezer, "cgroup", 0, "freezer"); err != nil {
+		t.Fatal("mount the freezer of cgroup v1: ", err)
 	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(freezer, 0); err != nil {
+			t.Error(err)
+		}
+	})
 	n := newNode(t)
 	s := n.suite()
 	id := s.Launch(t, s.Spec(t, "hold"))

@@ -31,7 +31,7 @@ func TestAppArmor(t *testing.T) {
 	}
 	parser, err := exec.LookPath("apparmor_parser")
 	if err != nil {
-		t.Skip("this machine has AppArmor and no apparmor_parser to load a profile with: install apparmor")
+		t.Fatal("this machine has AppArmor and no apparmor_parser to load a profile with: install apparmor")
 	}
 	load := func(option string) {
 		cmd := exec.CommandContext(cleanup(), parser, option, "--skip-cache")

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"tero.internal/common/testenv"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"tero.internal/common/workload"
@@ -160,7 +162,7 @@ func TestConformance(t *testing.T) {
 	s := newNodeWithPool(t, 2).suite()
 	t.Run("composed", func(t *testing.T) {
 		if built.erofs == "" {
-			t.Skip("the kernel cannot mount composed images, as TestMain said")
+			testenv.Lacks(t, "the kernel cannot mount composed images, as TestMain said")
 		}
 		s.TestAll(t)
 	})
@@ -177,7 +179,7 @@ func TestConformance(t *testing.T) {
 // one that it lacks gets one.
 func TestMountPointOfImage(t *testing.T) {
 	if built.erofs == "" {
-		t.Skip("the kernel cannot mount composed images, as TestMain said")
+		testenv.Lacks(t, "the kernel cannot mount composed images, as TestMain said")
 	}
 	n := newNode(t)
 	s := n.suite()

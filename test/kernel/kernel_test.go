@@ -41,7 +41,7 @@ func suites() []suite {
 			dir: "runtime/sandbox",
 			run: "^TestConformance$/^layers$|^Test(" + // what waits for races, or fills things, shows no more here
 				"AppArmor|SELinux|OldKernel|StateWithoutIDMaps|" +
-				"Pause|DestroyEndsAPausedContainer|Update|DeviceFilter|Devices|Limits|BindMounts|Volumes|Tmpfs|" +
+				"Pause|DestroyEndsAPausedContainer|Unkillable|Update|DeviceFilter|Devices|Limits|BindMounts|Volumes|Tmpfs|" +
 				"OwnerKilled|KeeperKilled|MachineRestarted|FailedCreateLeavesNothing|ConnectionsLost)$",
 			skip: "^TestConformance$/^layers$/^mean_images$",
 		},

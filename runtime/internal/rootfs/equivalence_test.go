@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 
+	"tero.internal/common/testenv"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -72,11 +74,11 @@ func memory(tb testing.TB) string {
 	return dir
 }
 
-// needComposed skips where the kernel cannot mount composed images (before 6.15).
+// needComposed ends a test where the kernel cannot mount composed images (before 6.15).
 func needComposed(tb testing.TB) {
 	tb.Helper()
 	if err := scaffold(tb).Probe(tb.Context(), tb.TempDir()); err != nil {
-		tb.Skip(err)
+		testenv.Lacks(tb, err)
 	}
 }
 

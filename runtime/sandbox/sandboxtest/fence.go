@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"tero.internal/common/testenv"
+
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/workload"
@@ -53,7 +55,7 @@ func (s *Suite) ordinary(t *testing.T) {
 // descriptor would: what lies below it must be out of their reach.
 func (s *Suite) leaks(t *testing.T) {
 	if landlock.ABI() < landlock.MinABI {
-		t.Skip("this kernel has no Landlock that containers can live with; \"tero doctor\" says so")
+		testenv.Lacks(t, "this kernel has no Landlock that containers can live with; \"tero doctor\" says so")
 	}
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "secret"), nil, 0o644); err != nil { //nolint:gosec // to be read by others, if they can
