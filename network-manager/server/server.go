@@ -18,8 +18,8 @@ import (
 
 // Server implements networkv1.NetworkServiceServer.
 type Server struct {
-	networkv1.UnimplementedNetworkServiceServer
-	manager *network.Manager
+	networkv1.UnsafeNetworkServiceServer // so that a method that is missing does not compile
+	manager                              *network.Manager
 }
 
 // New gives a server for a manager.

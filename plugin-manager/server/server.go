@@ -16,8 +16,8 @@ import (
 
 // Server implements PluginService on a host.
 type Server struct {
-	pluginv1.UnimplementedPluginServiceServer
-	host *host.Host
+	pluginv1.UnsafePluginServiceServer // so that a method that is missing does not compile
+	host                               *host.Host
 }
 
 // New gives a server for h. Register it with pluginv1.RegisterPluginServiceServer.

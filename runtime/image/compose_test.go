@@ -14,13 +14,12 @@ import (
 	"strings"
 	"testing"
 
-	"tero.internal/common/testenv"
-
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"tero.internal/common/fault"
+	"tero.internal/common/testenv"
 	"tero.internal/common/workload"
 	"tero.internal/runtime/internal/imagetest"
 	"tero.internal/runtime/internal/manifest"

@@ -10,10 +10,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"tero.internal/common/testenv"
-
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"tero.internal/common/testenv"
 	"tero.internal/common/workload"
 	"tero.internal/runtime/internal/rootfs"
 	"tero.internal/runtime/sandbox"

@@ -17,8 +17,8 @@ import (
 
 // Images serves the image store.
 type Images struct {
-	runtimev1.UnimplementedImageServiceServer
-	store *image.Store
+	runtimev1.UnsafeImageServiceServer // so that a method that is missing does not compile
+	store                              *image.Store
 }
 
 // NewImages gives the handlers of tero.runtime.v1.ImageService.

@@ -12,7 +12,7 @@ import (
 
 // Node serves api/node/v1.
 type Node struct {
-	nodev1.UnimplementedNodeServiceServer
+	nodev1.UnsafeNodeServiceServer // so that a method that is missing does not compile
 	// Describe tells what the node is and how it is now.
 	Describe func(ctx context.Context) (*nodev1.StatusResponse, error)
 	// End removes every container and what TERO made in the kernel, gives the

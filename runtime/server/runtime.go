@@ -17,11 +17,11 @@ import (
 
 // Runtime serves runtime.v1.RuntimeService.
 type Runtime struct {
-	runtimev1.UnimplementedRuntimeServiceServer
-	supervisor *supervise.Supervisor
-	sandboxes  Sandboxes
-	inspector  *insight.Inspector
-	copier     *files.Copier
+	runtimev1.UnsafeRuntimeServiceServer // so that a method that is missing does not compile
+	supervisor                           *supervise.Supervisor
+	sandboxes                            Sandboxes
+	inspector                            *insight.Inspector
+	copier                               *files.Copier
 }
 
 // NewRuntime gives the service; initPath is the tero-init binary.

@@ -9,8 +9,8 @@ import (
 
 // Volumes serves runtime.v1.VolumeService.
 type Volumes struct {
-	runtimev1.UnimplementedVolumeServiceServer
-	store *volume.Store
+	runtimev1.UnsafeVolumeServiceServer // so that a method that is missing does not compile
+	store                               *volume.Store
 }
 
 // NewVolumes gives the service.

@@ -15,9 +15,9 @@ import (
 	"syscall"
 	"testing"
 
-	"tero.internal/common/testenv"
-
 	"golang.org/x/sys/unix"
+
+	"tero.internal/common/testenv"
 )
 
 // hostID is where the id range of the tests begins.

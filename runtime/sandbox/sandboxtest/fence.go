@@ -8,10 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"tero.internal/common/testenv"
-
 	"golang.org/x/sys/unix"
 
+	"tero.internal/common/testenv"
 	"tero.internal/common/workload"
 	"tero.internal/runtime/internal/landlock"
 	"tero.internal/runtime/sandbox"
