@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"tero.internal/common/fault"
 	"tero.internal/common/workload"
 	"tero.internal/runtime/health"
 	"tero.internal/runtime/state"
@@ -110,6 +111,30 @@ func (s *Supervisor) of(id workload.ID) *container {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.live[id]
+}
+
+// claim gives a container that was launched and is not being removed, running
+// or not; nobody else changes it until release.
+func (s *Supervisor) claim(ctx context.Context, key string) (r state.Container, c *container, release func(), err error) {
+	if r, err = s.State.Find(key); err != nil {
+		return r, nil, nil, err
+	}
+	c = s.of(r.ID)
+	if c == nil || r.Phase == state.Creating {
+		return r, nil, nil, fault.New(fault.Conflict, "container %q is still being launched, or removed", r.Spec.Name)
+	}
+	if release, err = c.take(ctx); err != nil {
+		return r, nil, nil, err
+	}
+	r, err = s.State.Find(string(r.ID))
+	if err == nil && r.Removing {
+		err = fault.New(fault.Conflict, "container %q is being removed", r.Spec.Name)
+	}
+	if err != nil {
+		release()
+		return r, nil, nil, err
+	}
+	return r, c, release, nil
 }
 
 // hold keeps a container's output readable until the returned function is called.

@@ -125,6 +125,25 @@ func TestUpdateThatCannotBeRecorded(t *testing.T) {
 	}
 }
 
+func TestNothingChangesWhatIsBeingRemoved(t *testing.T) {
+	m, st := newMachine(), openState(t)
+	s := open(t, m, st)
+	defer s.Close()
+	r, _ := run(t, s, spec("web"), false)
+	if err := st.Removing(r.ID); err != nil { // as a removal that failed half-way leaves it
+		t.Fatal(err)
+	}
+	if _, err := s.Update(t.Context(), workload.Principal{}, "web", supervise.Change{Resources: workload.Resources{Pids: 10}}); fault.KindOf(err) != fault.Conflict {
+		t.Errorf("update: %v", err)
+	}
+	if _, err := s.Start(t.Context(), workload.Principal{}, "web"); fault.KindOf(err) != fault.Conflict {
+		t.Errorf("start: %v", err)
+	}
+	if l, ok := m.limits[r.ID]; ok {
+		t.Errorf("limits %+v", l)
+	}
+}
+
 func TestHealth(t *testing.T) {
 	for action, c := range map[workload.HealthAction]struct {
 		want     state.Phase

@@ -291,25 +291,12 @@ func (s *Supervisor) again(ctx context.Context, r state.Container, caller worklo
 // Start launches an exited container again, as caller. One that runs is left as
 // it is, and of one that waits for its restart, the wait is over.
 func (s *Supervisor) Start(ctx context.Context, caller workload.Principal, key string) (state.Container, error) {
-	r, err := s.State.Find(key)
-	if err != nil {
-		return r, err
-	}
-	c := s.of(r.ID)
-	if c == nil || r.Phase == state.Creating {
-		return r, fault.New(fault.Conflict, "container %q is still being launched, or removed", r.Spec.Name)
-	}
-	release, err := c.take(ctx)
+	r, c, release, err := s.claim(ctx, key)
 	if err != nil {
 		return r, err
 	}
 	defer release()
-	if r, err = s.State.Find(string(r.ID)); err != nil {
-		return r, err
-	}
 	switch {
-	case r.Removing:
-		return r, fault.New(fault.Conflict, "container %q is being removed", r.Spec.Name)
 	case r.Phase == state.Running:
 		return r, nil
 	case r.Phase == state.Restarting && r.Stopped:

@@ -27,22 +27,11 @@ type Change struct {
 // with an old record until the next launch or update, never a record of limits
 // that do not hold.
 func (s *Supervisor) Update(ctx context.Context, caller workload.Principal, key string, change Change) (state.Container, error) {
-	r, err := s.State.Find(key)
-	if err != nil {
-		return r, err
-	}
-	c := s.of(r.ID)
-	if c == nil || r.Phase == state.Creating {
-		return r, fault.New(fault.Conflict, "container %q is still being launched, or removed", r.Spec.Name)
-	}
-	release, err := c.take(ctx)
+	r, c, release, err := s.claim(ctx, key)
 	if err != nil {
 		return r, err
 	}
 	defer release()
-	if r, err = s.State.Find(string(r.ID)); err != nil {
-		return r, err
-	}
 	present := r.Spec.Resources
 	if r.Limits != nil {
 		present = *r.Limits
