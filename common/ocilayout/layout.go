@@ -78,9 +78,6 @@ func Open(dir string) (*Layout, error) {
 	return &Layout{dir: dir}, nil
 }
 
-// Dir gives the folder.
-func (l *Layout) Dir() string { return l.dir }
-
 // Index reads the layout's index.
 func (l *Layout) Index() (v1.Index, error) {
 	path := filepath.Join(l.dir, v1.ImageIndexFile)

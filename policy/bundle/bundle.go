@@ -46,9 +46,6 @@ var schema = sync.OnceValues(func() (*cedarx.Schema, error) {
 // Schema gives the schema that all policies are held against.
 func Schema() (*cedarx.Schema, error) { return schema() }
 
-// SchemaText gives the schema in Cedar's syntax, for people and editors.
-func SchemaText() string { return string(schemaText) }
-
 // File is one file of a policy folder.
 type File struct {
 	// Name has no folder ("base.cedar").
