@@ -17,6 +17,13 @@ func TestContainersOutliveTheDaemon(t *testing.T) {
 	n := started(t, "outlive")
 	tero(t, n, 0, "run", "-d", "--name", "web", "web:v1")
 	tero(t, n, 0, "run", "-d", "--name", "client", "client:v1", "-timeout", "1s", "http://web:8080/")
+	// Before it serves it may not hear the signal below yet: a Go program that is
+	// the first of its PID namespace then ends with code 2, with any runtime.
+	if err := testnode.WaitFor(t.Context(), func() (bool, string) {
+		return strings.Contains(tero(t, n, 0, "logs", "web").Stdout, "msg=serving"), "web does not serve"
+	}); err != nil {
+		t.Fatal(err)
+	}
 	before := inspect(t, n, "web")
 	if err := n.Kill9(); err != nil {
 		t.Fatal(err)
@@ -39,8 +46,8 @@ func TestContainersOutliveTheDaemon(t *testing.T) {
 	if strings.TrimSpace(r.Stdout) != "0" {
 		t.Errorf("exit code of web: %q, want 0", r.Stdout)
 	}
-	if logs := tero(t, n, 0, "logs", "web").Stdout; !strings.Contains(logs, "msg=serving") || !strings.Contains(logs, "msg=ending") {
-		t.Errorf("web's log is not whole:\n%s", logs)
+	if logs := tero(t, n, 0, "logs", "web"); !strings.Contains(logs.Stdout, "msg=serving") || !strings.Contains(logs.Stdout, "msg=ending") {
+		t.Errorf("web's log is not whole:\n%s\nstandard error: %s", logs.Stdout, logs.Stderr)
 	}
 	after := inspect(t, n, "client")
 	if after.State != running || after.PID == 0 {
